@@ -1,0 +1,110 @@
+/** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
+import { type Static, Type } from "typebox";
+import { phases } from "../../engine/progress.ts";
+
+/** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
+export const ServiceName = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$", description: "The container's name" });
+export const SiteName = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description: "A site's name" });
+export const MigrationId = Type.String({ pattern: "^[a-z0-9]{8,32}$" });
+/** An absolute path without `..`. */
+export const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
+
+const closed = { additionalProperties: false } as const;
+
+/** Body of `POST /migrations` and `POST /plan`. */
+export const MigrationRequest = Type.Object(
+  {
+    name: ServiceName,
+    to: SiteName,
+    bindMounts: Type.Optional(
+      Type.Array(AbsolutePath, { maxItems: 64, description: "Bind mounts whose source path exists at the destination too, with whatever lies there" }),
+    ),
+  },
+  closed,
+);
+export type MigrationRequest = Static<typeof MigrationRequest>;
+
+/** Body of the original's `POST /migrate`. */
+export const MigrateRequest = Type.Object(
+  {
+    name: ServiceName,
+    namespace: Type.Optional(Type.String({ maxLength: 253 })),
+    destinationUrl: Type.String({ minLength: 1, maxLength: 300, pattern: "^[a-zA-Z0-9.:\\[\\]-]+$" }),
+    keep: Type.Optional(Type.String({ maxLength: 5 })),
+    redirect: Type.Optional(Type.String({ maxLength: 2000 })),
+  },
+  closed,
+);
+export type MigrateRequest = Static<typeof MigrateRequest>;
+
+export const Refusal = Type.Object({ code: Type.String(), site: Type.String(), detail: Type.String(), cause: Type.String(), cure: Type.String() }, closed);
+export type Refusal = Static<typeof Refusal>;
+
+/** What `ums plan` answers: every check made, and each refusal. */
+export const PlanReport = Type.Object(
+  {
+    service: Type.String(),
+    source: Type.String(),
+    destination: Type.String(),
+    checks: Type.Array(Type.Object({ site: Type.String(), name: Type.String(), ok: Type.Boolean() }, closed)),
+    refusals: Type.Array(Refusal),
+    memoryBytes: Type.Integer(),
+    fileBytes: Type.Integer(),
+    imageBytes: Type.Integer({ description: "Bytes of image layers that the destination lacks" }),
+  },
+  closed,
+);
+export type PlanReport = Static<typeof PlanReport>;
+
+const Problem = Type.Object({ code: Type.String(), message: Type.String(), cure: Type.String() }, closed);
+
+/** One migration, as `GET /migrations/:id` shows it. */
+export const Migration = Type.Object(
+  {
+    id: MigrationId,
+    role: Type.Union([Type.Literal("source"), Type.Literal("destination")]),
+    service: Type.String(),
+    source: Type.String(),
+    destination: Type.String(),
+    phase: Type.Union(phases.map((phase) => Type.Literal(phase))),
+    /** Set while the migration waits for something that it can't bring about: one sentence. */
+    waiting: Type.Optional(Type.String()),
+    startedAt: Type.String({ format: "date-time" }),
+    endedAt: Type.Optional(Type.String({ format: "date-time" })),
+    memoryBytes: Type.Integer(),
+    bytesSent: Type.Integer(),
+    /** Milliseconds for which no client was served, as the source saw it: from the hold to the forward. */
+    heldMs: Type.Optional(Type.Number()),
+    totalMs: Type.Optional(Type.Number()),
+    phases: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by phase; `remainder` is what none explains" }),
+    steps: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by step" }),
+    error: Type.Optional(Problem),
+  },
+  closed,
+);
+export type Migration = Static<typeof Migration>;
+
+export const Service = Type.Object(
+  {
+    name: Type.String(),
+    namespace: Type.String({ description: "Empty on a host" }),
+    migratable: Type.Boolean(),
+    status: Type.String(),
+    image: Type.String(),
+    ports: Type.Array(Type.String()),
+    migration: Type.Optional(MigrationId),
+  },
+  closed,
+);
+export type Service = Static<typeof Service>;
+
+export const Site = Type.Object({ name: SiteName, addresses: Type.Array(Type.String()), fingerprint: Type.String(), pairedAt: Type.String(), reachable: Type.Optional(Type.Boolean()) }, closed);
+export type Site = Static<typeof Site>;
+
+/** One line of `ums doctor`. */
+export const Check = Type.Object({ name: Type.String(), ok: Type.Boolean(), found: Type.String(), code: Type.Optional(Type.String()), cure: Type.Optional(Type.String()) }, closed);
+export type Check = Static<typeof Check>;
+
+/** A forward that is kept for a service which has gone. */
+export const Forward = Type.Object({ migration: MigrationId, service: Type.String(), ports: Type.Array(Type.String()), to: Type.String() }, closed);
+export type Forward = Static<typeof Forward>;

@@ -1,0 +1,79 @@
+/**
+ * What the engine needs of the world. Every action is idempotent: a crashed
+ * coordinator repeats the one it was in, and an undo may meet nothing to undo.
+ */
+
+/** What is to move, and where. Everything else an adapter knows, it keeps itself under the id. */
+export type MigrationPlan = Readonly<{
+  id: string;
+  /** The service's name at the source. */
+  service: string;
+  /** The destination site's name, as paired. */
+  destination: string;
+}>;
+
+/** Ability of a source to send state ahead while the service still runs. */
+export type PreCopy = Readonly<{
+  run(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
+  discard(plan: MigrationPlan): Promise<void>;
+}>;
+
+/** The half of a migration that happens where the service is. */
+export type Source = Readonly<{
+  /** Checks both sides and rejects with the first refusal; changes nothing. */
+  admit(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
+  preCopy?: PreCopy;
+  /** From here on no client reaches the service; none is refused either. */
+  holdClients(plan: MigrationPlan): Promise<void>;
+  releaseClients(plan: MigrationPlan): Promise<void>;
+  /** Stops every task of the service and marks it durably, so that nothing starts it again. */
+  freeze(plan: MigrationPlan): Promise<void>;
+  thaw(plan: MigrationPlan): Promise<void>;
+  /** Dumps the frozen service and sends what has not gone over yet. The source stays frozen and whole. */
+  transfer(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
+  /** Lets the held clients, and new ones, go to the destination. */
+  forwardClients(plan: MigrationPlan): Promise<void>;
+  /** Removes the frozen copy without letting it run again. */
+  remove(plan: MigrationPlan): Promise<void>;
+  /** Removes whatever the migration itself left on the source. */
+  cleanUp(plan: MigrationPlan): Promise<void>;
+}>;
+
+/** The half of a migration that happens where the service goes. */
+export type Destination = Readonly<{
+  /** Makes ready all that can be before the freeze. */
+  reserve(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
+  release(plan: MigrationPlan): Promise<void>;
+  /** The copy runs from here on, healthy, its network held: no client reaches it before the commit. */
+  restore(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
+  /** Resolves only when the destination has confirmed that its copy is gone and never comes back. */
+  destroyRestored(plan: MigrationPlan): Promise<void>;
+  /**
+   * Resolves when the destination owns the service, durably. Rejects with {@link CopyIsGone} when the
+   * destination says, just as durably, that it never will; any other rejection leaves it undecided.
+   */
+  commit(plan: MigrationPlan): Promise<void>;
+}>;
+
+/** The destination has confirmed that it has no copy and will never commit this migration. */
+export class CopyIsGone extends Error {
+  override readonly name = "CopyIsGone";
+}
+
+/** What survives a coordinator's crash. One instance is the journal of one migration. */
+export type Journal = Readonly<{
+  isStarted(step: string): boolean;
+  isDone(step: string): boolean;
+  isUndone(step: string): boolean;
+  /** Why the migration is being undone; undefined while it goes forward. */
+  failure(): Error | undefined;
+  /** Durable when it resolves: a step whose start was not journalled did not happen. */
+  start(step: string): Promise<void>;
+  /** May be written together with the next start. */
+  done(step: string): Promise<void>;
+  undone(step: string): Promise<void>;
+  fail(cause: Error): Promise<void>;
+}>;
+
+/** Milliseconds from any fixed point. */
+export type Clock = () => number;

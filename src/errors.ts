@@ -1,0 +1,36 @@
+/**
+ * Every error that a person can meet: its code, what causes it, and what cures it.
+ * Code branches on the code, never on the text. `http` is the status that the API answers with.
+ */
+export const errorTable = {
+  BAD_REQUEST: { http: 400, cause: "The request is not of the documented form.", cure: "See the OpenAPI document at /openapi.json." },
+  NOT_AUTHORISED: { http: 401, cause: "The caller's certificate belongs to no paired site.", cure: "Pair the two sites with `ums pair`." },
+  NOT_YOURS: { http: 403, cause: "The migration belongs to another site.", cure: "Ask the site that started it." },
+  SERVICE_NOT_FOUND: { http: 404, cause: "No container has this name.", cure: "`ums list` shows the services of this site." },
+  MIGRATION_NOT_FOUND: { http: 404, cause: "No migration has this id.", cure: "`ums status` shows the migrations of this site." },
+  SITE_NOT_FOUND: { http: 404, cause: "No paired site has this name or address.", cure: "`ums sites` shows the paired sites; `ums pair` adds one." },
+  ALREADY_MIGRATING: { http: 409, cause: "The service is being migrated already.", cure: "Watch that migration, or cancel it." },
+  TOO_LATE: { http: 409, cause: "The migration has passed its commit or has ended.", cure: "Migrate the service back instead." },
+  NOT_STUCK: { http: 409, cause: "The destination of this migration answers, or the migration does not wait for it.", cure: "Let the migration end by itself." },
+  SITE_UNREACHABLE: { http: 502, cause: "The other site does not answer.", cure: "Check that `ums serve` runs there and that its port can be reached." },
+  PEER_FAILED: { http: 502, cause: "The other site failed to do its part.", cure: "See the log of `ums serve` on that site." },
+  TIMED_OUT: { http: 504, cause: "A step took longer than its limit.", cure: "See the log; the migration has been undone." },
+  CANCELLED: { http: 409, cause: "The migration was cancelled.", cure: "Start it again when wanted." },
+  INTERRUPTED: { http: 500, cause: "The coordinator stopped in the middle of the migration.", cure: "It has been undone; start it again." },
+  INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
+} as const satisfies Record<string, { http: number; cause: string; cure: string }>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+/** An error meant for a person. `detail` says what was met here; cause and cure come from the table. */
+export class UmsError extends Error {
+  override readonly name = "UmsError";
+  readonly code: ErrorCode;
+  constructor(code: ErrorCode, detail: string, options?: ErrorOptions) {
+    super(detail, options);
+    this.code = code;
+  }
+  get cure(): string {
+    return errorTable[this.code].cure;
+  }
+}
