@@ -1,0 +1,79 @@
+#!/bin/sh
+# The first process of a test host, already in namespaces of its own: gives the host its own
+# /proc, /sys, /etc, /run, /tmp, /dev/shm and storage, then becomes an init which reaps.
+# host-init.sh STORAGE HOSTNAME CGROUP_VERSION SHM_SIZE CHECKOUT
+set -eu
+storage=$1 hostname=$2 cgroup_version=$3 shm_size=$4 checkout=$5
+
+# /proc is still the machine's: this is the pid by which the test runner enters the host.
+read -r outer_pid _ </proc/self/stat
+echo "pid $outer_pid"
+
+cgroup_controllers=
+for hierarchy in /sys/fs/cgroup/*/; do
+  hierarchy=${hierarchy%/}
+  cgroup_controllers="$cgroup_controllers ${hierarchy##*/}"
+done
+
+hostname "$hostname"
+ip link set lo up
+mount -t proc proc /proc
+
+mount -t sysfs sysfs /sys
+if [ "$cgroup_version" = 1 ]; then
+  mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+  for controller in $cgroup_controllers; do
+    # A hybrid machine's v2 tree stays away, as on a machine that has v1 alone.
+    [ "$controller" = unified ] && continue
+    mkdir "/sys/fs/cgroup/$controller"
+    case $controller in systemd) option=none,name=systemd ;; *) option=$controller ;; esac
+    mount -t cgroup -o "$option" cgroup "/sys/fs/cgroup/$controller"
+  done
+else
+  mount -t cgroup2 cgroup2 /sys/fs/cgroup
+  # A group with processes of its own cannot give controllers to its children.
+  mkdir -p /sys/fs/cgroup/init
+  echo $$ >/sys/fs/cgroup/init/cgroup.procs
+  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+  done
+fi
+
+mkdir -p "$storage/containers" "$storage/ums" "$storage/etc" "$storage/etc-work"
+mkdir -p /var/lib/containers /var/lib/ums
+mount --bind "$storage/containers" /var/lib/containers
+mount --bind "$storage/ums" /var/lib/ums
+mount -t overlay -o "lowerdir=/etc,upperdir=$storage/etc,workdir=$storage/etc-work" overlay /etc
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/lock /run/netns
+mount -t tmpfs -o "mode=1777,size=$shm_size" tmpfs /dev/shm
+
+# A checkout below /tmp must stay reachable under the host's own /tmp.
+cd "$checkout"
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+case $checkout in
+/tmp/*)
+  mkdir -p "$checkout"
+  mount --bind . "$checkout"
+  ;;
+esac
+cd /
+
+mkdir -p /etc/containers/containers.conf.d
+cp "$checkout/deploy/host/containers.conf.d/ums.conf" /etc/containers/containers.conf.d/ums.conf
+# Podman asks for limits above the machine's own; without CAP_SYS_RESOURCE they are refused.
+open_files=$(ulimit -H -n)
+processes=$(awk '/^Max processes/ { print $4 }' /proc/self/limits)
+[ "$processes" = unlimited ] && processes=-1
+cat >/etc/containers/containers.conf.d/zz-test-host.conf <<EOF
+[containers]
+default_ulimits = ["nofile=$open_files:$open_files", "nproc=$processes:$processes"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+EOF
+
+echo ready
+# `catatonit -P` would leave zombies behind, which a real init does not.
+exec catatonit -- sleep infinity </dev/null >/dev/null 2>&1
