@@ -17,6 +17,31 @@ export const errorTable = {
   TIMED_OUT: { http: 504, cause: "A step took longer than its limit.", cure: "See the log; the migration has been undone." },
   CANCELLED: { http: 409, cause: "The migration was cancelled.", cure: "Start it again when wanted." },
   INTERRUPTED: { http: 500, cause: "The coordinator stopped in the middle of the migration.", cure: "It has been undone; start it again." },
+  PAIRING_REFUSED: { http: 401, cause: "The pairing code is wrong, used, or expired.", cure: "Get a new code with `ums pair` on the other site." },
+  SITE_NAME_TAKEN: {
+    http: 409,
+    cause: "A site of this name, but with other keys, is paired already.",
+    cure: "Give one of the sites another siteName, or remove the old one with `ums sites --remove`.",
+  },
+  PAIRED_WITH_ITSELF: { http: 409, cause: "The address leads back to this site.", cure: "Give the address of the other site." },
+  SITE_BUSY: { http: 409, cause: "A migration with this site has not ended.", cure: "Wait for it, or cancel it." },
+  SERVE_NOT_RUNNING: {
+    http: 502,
+    cause: "Nothing answers on the socket of this site.",
+    cure: "Start `ums serve`, or give its socket with --socket.",
+  },
+  SERVE_RUNNING: { http: 409, cause: "Another `ums serve` has the socket or the port.", cure: "Stop it, or configure another one." },
+  SOCKET_FORBIDDEN: {
+    http: 403,
+    cause: "This user may not use the socket of `ums serve`.",
+    cure: "Be root, or a member of the configured socketGroup.",
+  },
+  BAD_CONFIGURATION: { http: 500, cause: "The configuration can't be used.", cure: "Correct it; docs/configuration.md has every field." },
+  BAD_STATE: {
+    http: 500,
+    cause: "A file in the state directory can't be used.",
+    cure: "Bring it back from a backup, or remove it and pair the sites again.",
+  },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
 } as const satisfies Record<string, { http: number; cause: string; cure: string }>;
 

@@ -1,11 +1,12 @@
 /** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
 import { type Static, Type } from "typebox";
 import { phases } from "../../engine/progress.ts";
+import { migrationIdPattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
-export const ServiceName = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$", description: "The container's name" });
-export const SiteName = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description: "A site's name" });
-export const MigrationId = Type.String({ pattern: "^[a-z0-9]{8,32}$" });
+export const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
+export const SiteName = Type.String({ pattern: siteNamePattern, description: "A site's name" });
+export const MigrationId = Type.String({ pattern: migrationIdPattern });
 /** An absolute path without `..`. */
 export const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 
