@@ -110,16 +110,15 @@ export async function resolveWithoutDestination(parts: Omit<MigrationParts, "des
   const isGone = async () => {
     throw new DestinationIsGone("the destination is gone");
   };
-  const destination: Destination = {
-    reserve: isGone,
-    restore: isGone,
-    commit: isGone,
-    destroyRestored: async () => {},
-    release: async () => {},
-  };
+  const destination: Destination = { reserve: isGone, release: isGone, restore: isGone, destroyRestored: isGone, commit: isGone };
   const cause = journal.failure() ?? new DestinationIsGone("a person said that the destination never comes back");
-  const resolved = { ...parts, destination };
-  return await rollBack(resolved, createNarrator(resolved), cause);
+  // Before anything is undone, so that it holds for later calls too, whatever the destination says by then.
+  await journalOrStop("back", "rollback", () => journal.fail(cause));
+  for (const step of ["restore", "reserve"]) {
+    if (journal.isStarted(step)) await journalOrStop("back", step, () => journal.undone(step));
+  }
+  const alone = { ...parts, destination };
+  return await rollBack(alone, createNarrator(alone), cause);
 }
 
 /** Between freeze and restore this writes the journal once: for the grant. */
