@@ -35,7 +35,10 @@ export type Source = Readonly<{
   forwardClients(plan: MigrationPlan): Promise<void>;
   /** Removes the frozen copy without letting it run again. */
   remove(plan: MigrationPlan): Promise<void>;
-  /** Removes whatever the migration itself left on the source. */
+  /**
+   * Removes whatever the migration itself left on the source: its dumps and working files, nothing of the service.
+   * The last step after the commit, and the last of a rollback too.
+   */
   cleanUp(plan: MigrationPlan): Promise<void>;
 }>;
 

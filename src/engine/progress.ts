@@ -20,5 +20,5 @@ export type Progress =
   | Readonly<{ kind: "step"; step: string; milliseconds: number }>
   | Readonly<{ kind: "undo"; step: string; milliseconds: number }>;
 
-/** Milliseconds of each phase, and what of the total no phase explains. */
+/** Milliseconds of each phase, and what of the total no step explains. */
 export type Timings = Readonly<{ phases: Partial<Record<Phase, number>>; totalMs: number; remainderMs: number }>;
