@@ -1,0 +1,226 @@
+/**
+ * Container images for tests, made without any registry: Debian packages from the machine's own mirror,
+ * packed as OCI layouts, kept outside the checkout under a hash of their recipe. Equal on every host that
+ * loads them, so that a destination can have an image, lack it, or have its base layer only.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { copyFile, link, mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { fileURLToPath } from "node:url";
+import { execa } from "execa";
+import { debianMirror } from "../setup/debian.ts";
+import type { Host } from "./hosts.ts";
+
+/** `base` is the lower layer of both others. */
+export type ImageName = "base" | "redis" | "services";
+
+const suite = "bookworm";
+const servicesDirectory = resolve(import.meta.dirname, "services");
+const cacheDirectory = process.env.UMS_E2E_CACHE ?? "/var/cache/ums-e2e/images";
+
+const packages = {
+  redis: ["coreutils", "dash", "libc6", "redis-server", "redis-tools", "util-linux"],
+  services: ["coreutils", "dash", "libc6", "openjdk-17-jre-headless", "postgresql-15", "postgresql-client-15", "python3", "util-linux"],
+};
+
+/** What a container never needs; perl comes with redis-server's maintainer scripts, LLVM with PostgreSQL's JIT. */
+const unneeded =
+  /^(boot|dev|proc|sys|run|tmp|home|media|mnt|usr\/(games|include|src)|var\/(cache|log|lib\/(apt|dpkg|systemd))|usr\/share\/(?!postgresql|zoneinfo|java|python)|usr\/lib\/(?:[^/]+\/)?perl|usr\/lib\/[^/]+\/(gconv|perl|lib(LLVM|perl|z3|clang))|usr\/lib\/postgresql\/15\/lib\/(bitcode|llvmjit)|usr\/bin\/perl|etc\/(init\.d|rc|apt|cron|logrotate|pam))/;
+const ofRedis = /redis|jemalloc|liblzf|libatomic/;
+
+const users = {
+  passwd: ["root:x:0:0:root:/root:/bin/sh", "redis:x:999:999::/var/lib/redis:/bin/sh", "postgres:x:998:998::/var/lib/postgresql:/bin/sh"],
+  group: ["root:x:0:", "redis:x:999:", "postgres:x:998:"],
+};
+
+/** The name under which a host knows the image. */
+export function imageReference(name: ImageName): string {
+  return `localhost/ums-e2e/${name}:latest`;
+}
+
+/** Makes what is not there yet; one process at a time. */
+export async function buildImages(names: readonly ImageName[] = ["redis"]): Promise<void> {
+  if (names.every((name) => existsSync(layoutOf(name)))) return;
+  await mkdir(cacheDirectory, { recursive: true });
+  const lock = join(cacheDirectory, "lock");
+  await execa("flock", [lock, process.execPath, fileURLToPath(import.meta.url), "build", ...names], { timeout: 15 * 60_000 });
+}
+
+/** Gives a host the image, as if it had been pulled. */
+export async function loadImage(host: Host, name: ImageName = "redis"): Promise<string> {
+  await buildImages([name]);
+  // By a path of the machine, which hosts see as they see its /usr. Podman names the image after that path.
+  const { stdout } = await host.podman(["pull", "--quiet", `oci:${layoutOf(name)}`]);
+  const id = stdout.trim();
+  await host.podman(["tag", id, imageReference(name)]);
+  await host.podman(["untag", id, `localhost${layoutOf(name)}`]);
+  return imageReference(name);
+}
+
+/**
+ * Runs and removes one container. Podman leaves chains, cgroups and files behind with its first container:
+ * an inventory taken after this shows only what later ones leave.
+ */
+export async function runOnce(host: Host, image: string): Promise<void> {
+  await host.podman(["run", "--rm", "--publish", "65000:65000", image, "true"]);
+}
+
+function layoutOf(name: ImageName): string {
+  return join(cacheDirectory, recipeHash(), name);
+}
+
+function recipeHash(): string {
+  const hash = createHash("sha256");
+  for (const file of [fileURLToPath(import.meta.url), ...readdirSync(servicesDirectory).map((name) => join(servicesDirectory, name))]) {
+    hash.update(readFileSync(file));
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function build(names: readonly string[]): Promise<void> {
+  const target = join(cacheDirectory, recipeHash());
+  // The recipe changed: what older ones made is of no use any more.
+  for (const entry of readdirSync(cacheDirectory)) {
+    if (/^[0-9a-f]{16}$/.test(entry) && join(cacheDirectory, entry) !== target) await rm(join(cacheDirectory, entry), { recursive: true });
+  }
+  await mkdir(target, { recursive: true });
+  await using work = await temporaryDirectory(join(cacheDirectory, "work-"));
+  if (!existsSync(join(target, "redis"))) await buildRedis(work.path, target);
+  if (names.includes("services") && !existsSync(join(target, "services"))) await buildServices(work.path, target);
+}
+
+async function buildRedis(work: string, target: string): Promise<void> {
+  const root = join(work, "redis-root");
+  await installPackages(root, packages.redis);
+  await addOwnFiles(root, []);
+  const all = listFiles(root);
+  const baseFiles = all.filter((path) => !ofRedis.test(path));
+  const base = await packLayer(root, baseFiles, work);
+  const redis = await packLayer(
+    root,
+    all.filter((path) => ofRedis.test(path)),
+    work,
+  );
+  await writeFile(join(target, "base-files.json"), JSON.stringify(baseFiles));
+  await packImage({ name: "base", layers: [base], command: ["sh"], work, target });
+  await packImage({
+    name: "redis",
+    layers: [base, redis],
+    // A service that answers whoever reaches it, and writes no snapshots of its own accord.
+    command: ["redis-server", "--protected-mode", "no", "--save", "", "--dir", "/var/lib/redis", "--enable-debug-command", "yes"],
+    work,
+    target,
+  });
+}
+
+async function buildServices(work: string, target: string): Promise<void> {
+  const root = join(work, "services-root");
+  await installPackages(root, packages.services);
+  await addOwnFiles(root, ["Count.java", "threads.py", "postgres.sh"]);
+  const inBase = new Set(JSON.parse(readFileSync(join(target, "base-files.json"), "utf8")) as string[]);
+  const rest = listFiles(root).filter((path) => !inBase.has(path));
+  const base = layerOfLayout(join(target, "base"));
+  await packImage({ name: "services", layers: [base, await packLayer(root, rest, work)], command: ["sh"], work, target });
+}
+
+async function installPackages(root: string, include: readonly string[]): Promise<void> {
+  const options = ["APT::Install-Recommends false", "Acquire::Languages none", "Acquire::Check-Valid-Until false"];
+  await execa("mmdebstrap", [
+    "--quiet",
+    // Unpacked only: no maintainer script runs, and none of the essential packages come along.
+    "--variant=extract",
+    "--mode=root",
+    "--skip=check/empty",
+    ...options.map((option) => `--aptopt=${option.replace(/ (.*)$/, ' "$1"')}`),
+    `--include=${include.join(",")}`,
+    suite,
+    root,
+    await debianMirror(),
+  ]);
+}
+
+async function addOwnFiles(root: string, services: readonly string[]): Promise<void> {
+  await mkdir(join(root, "etc"), { recursive: true });
+  await writeFile(join(root, "etc/passwd"), `${users.passwd.join("\n")}\n`);
+  await writeFile(join(root, "etc/group"), `${users.group.join("\n")}\n`);
+  for (const directory of ["var/lib/redis", "var/lib/postgresql", "srv", "root"]) await mkdir(join(root, directory), { recursive: true });
+  for (const service of services) await copyFile(join(servicesDirectory, service), join(root, "srv", service));
+  // update-alternatives would have made this link.
+  const java = "/usr/lib/jvm/java-17-openjdk-amd64/bin/java";
+  if (existsSync(join(root, java))) await symlink(java, join(root, "usr/bin/java"));
+}
+
+function listFiles(root: string): string[] {
+  return readdirSync(root, { recursive: true, encoding: "utf8" })
+    .filter((path) => !unneeded.test(path))
+    .toSorted();
+}
+
+type Layer = Readonly<{ file: string; digest: string; bytes: number }>;
+
+async function packLayer(root: string, paths: readonly string[], work: string): Promise<Layer> {
+  const file = join(work, `layer-${createHash("sha256").update(paths.join("\0")).digest("hex")}.tar`);
+  const fixed = ["--mtime=@0", "--numeric-owner", "--owner=0", "--group=0", "--no-recursion", "--null"];
+  await execa("tar", ["--create", "--file", file, "--directory", root, ...fixed, "--files-from=-"], { input: paths.join("\0") });
+  return { file, digest: await digestOf(file), bytes: statSync(file).size };
+}
+
+function layerOfLayout(layout: string): Layer {
+  const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8")) as { manifests: [{ digest: string }] };
+  const blob = (digest: string) => join(layout, "blobs/sha256", digest.replace("sha256:", ""));
+  const manifest = JSON.parse(readFileSync(blob(index.manifests[0].digest), "utf8")) as { layers: [{ digest: string; size: number }] };
+  const [{ digest, size }] = manifest.layers;
+  return { file: blob(digest), digest, bytes: size };
+}
+
+type ImageParts = Readonly<{ name: ImageName; layers: readonly Layer[]; command: readonly string[]; work: string; target: string }>;
+
+/** Writes an OCI image layout (image-spec 1.0), uncompressed: loading it costs a copy and no more. */
+async function packImage({ name, layers, command, work, target }: ImageParts): Promise<void> {
+  const layout = join(work, name);
+  const blobs = join(layout, "blobs/sha256");
+  await mkdir(blobs, { recursive: true });
+  for (const layer of layers) {
+    const blob = join(blobs, layer.digest.replace("sha256:", ""));
+    await link(layer.file, blob).catch(() => copyFile(layer.file, blob));
+  }
+  const writeBlob = async (content: unknown) => {
+    const text = JSON.stringify(content);
+    const hex = createHash("sha256").update(text).digest("hex");
+    await writeFile(join(blobs, hex), text);
+    return { digest: `sha256:${hex}`, size: Buffer.byteLength(text) };
+  };
+  const architecture = process.arch === "x64" ? "amd64" : process.arch;
+  const config = await writeBlob({
+    architecture,
+    os: "linux",
+    created: "2026-01-01T00:00:00Z",
+    config: { Cmd: command, Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], WorkingDir: "/" },
+    rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.digest) },
+  });
+  const manifest = await writeBlob({
+    schemaVersion: 2,
+    mediaType: "application/vnd.oci.image.manifest.v1+json",
+    config: { mediaType: "application/vnd.oci.image.config.v1+json", ...config },
+    layers: layers.map(({ digest, bytes }) => ({ mediaType: "application/vnd.oci.image.layer.v1.tar", digest, size: bytes })),
+  });
+  await writeFile(join(layout, "oci-layout"), JSON.stringify({ imageLayoutVersion: "1.0.0" }));
+  const entry = { mediaType: "application/vnd.oci.image.manifest.v1+json", ...manifest };
+  await writeFile(join(layout, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
+  await rename(layout, join(target, name));
+}
+
+async function digestOf(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(file), hash);
+  return `sha256:${hash.digest("hex")}`;
+}
+
+async function temporaryDirectory(prefix: string): Promise<AsyncDisposable & { path: string }> {
+  const path = await mkdtemp(prefix);
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === "build") await build(process.argv.slice(3));
