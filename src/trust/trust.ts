@@ -136,7 +136,7 @@ export async function openTrust(
       ...own(),
       requestCert: true,
       rejectUnauthorized: false,
-      // Its own authority too, as OpenSSL takes an empty list for "all public authorities"; no peer has its name, so identify() refuses it.
+      // Its own authority too: without any, Node would trust the public ones. No peer has it, so identify() refuses what it signed.
       ca: [authority.certificate, ...[...peers.values()].map((peer) => peer.certificate)],
     }),
     identify(socket) {
@@ -213,7 +213,8 @@ function readCredential(file: string): Credential | undefined {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw new UmsError("BAD_STATE", `${file} can't be read.`, { cause });
   }
-  const [, key, certificate] = /^(-----BEGIN PRIVATE KEY-----[^]*?-----END PRIVATE KEY-----\n)(-----BEGIN CERTIFICATE-----[^]*)$/.exec(text) ?? [];
+  const [, key, certificate] =
+    /^(-----BEGIN PRIVATE KEY-----[^]*?-----END PRIVATE KEY-----\n)(-----BEGIN CERTIFICATE-----[^]*)$/.exec(text) ?? [];
   if (!key || !certificate) throw new UmsError("BAD_STATE", `${file} has not one key and one certificate.`);
   return { key, certificate };
 }

@@ -18,7 +18,10 @@ export const MigrationRequest = Type.Object(
     name: ServiceName,
     to: SiteName,
     bindMounts: Type.Optional(
-      Type.Array(AbsolutePath, { maxItems: 64, description: "Bind mounts whose source path exists at the destination too, with whatever lies there" }),
+      Type.Array(AbsolutePath, {
+        maxItems: 64,
+        description: "Bind mounts whose source path exists at the destination too, with whatever lies there",
+      }),
     ),
   },
   closed,
@@ -38,7 +41,10 @@ export const MigrateRequest = Type.Object(
 );
 export type MigrateRequest = Static<typeof MigrateRequest>;
 
-export const Refusal = Type.Object({ code: Type.String(), site: Type.String(), detail: Type.String(), cause: Type.String(), cure: Type.String() }, closed);
+export const Refusal = Type.Object(
+  { code: Type.String(), site: Type.String(), detail: Type.String(), cause: Type.String(), cure: Type.String() },
+  closed,
+);
 export type Refusal = Static<typeof Refusal>;
 
 /** What `ums plan` answers: every check made, and each refusal. */
@@ -57,7 +63,7 @@ export const PlanReport = Type.Object(
 );
 export type PlanReport = Static<typeof PlanReport>;
 
-const Problem = Type.Object({ code: Type.String(), message: Type.String(), cure: Type.String() }, closed);
+export const Problem = Type.Object({ code: Type.String(), message: Type.String(), cure: Type.String() }, closed);
 
 /** One migration, as `GET /migrations/:id` shows it. */
 export const Migration = Type.Object(
@@ -99,13 +105,28 @@ export const Service = Type.Object(
 );
 export type Service = Static<typeof Service>;
 
-export const Site = Type.Object({ name: SiteName, addresses: Type.Array(Type.String()), fingerprint: Type.String(), pairedAt: Type.String(), reachable: Type.Optional(Type.Boolean()) }, closed);
+export const Site = Type.Object(
+  {
+    name: SiteName,
+    addresses: Type.Array(Type.String()),
+    fingerprint: Type.String(),
+    pairedAt: Type.String(),
+    reachable: Type.Optional(Type.Boolean()),
+  },
+  closed,
+);
 export type Site = Static<typeof Site>;
 
 /** One line of `ums doctor`. */
-export const Check = Type.Object({ name: Type.String(), ok: Type.Boolean(), found: Type.String(), code: Type.Optional(Type.String()), cure: Type.Optional(Type.String()) }, closed);
+export const Check = Type.Object(
+  { name: Type.String(), ok: Type.Boolean(), found: Type.String(), code: Type.Optional(Type.String()), cure: Type.Optional(Type.String()) },
+  closed,
+);
 export type Check = Static<typeof Check>;
 
 /** A forward that is kept for a service which has gone. */
-export const Forward = Type.Object({ migration: MigrationId, service: Type.String(), ports: Type.Array(Type.String()), to: Type.String() }, closed);
+export const Forward = Type.Object(
+  { migration: MigrationId, service: Type.String(), ports: Type.Array(Type.String()), to: Type.String() },
+  closed,
+);
 export type Forward = Static<typeof Forward>;

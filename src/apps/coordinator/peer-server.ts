@@ -1,0 +1,166 @@
+/** The server for other sites: TLS 1.3, where only a paired site gets further than the health check. */
+import fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import type { IncomingMessage } from "node:http";
+import type { Server } from "node:https";
+import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import type { TLSSocket } from "node:tls";
+import { UmsError } from "../../errors.ts";
+import { migrationIdPattern } from "../../names.ts";
+import { type Pairing, PairRequest } from "../../trust/pairing.ts";
+import type { Trust } from "../../trust/trust.ts";
+import { sendProblem, strictValidation } from "./problems.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** The paired site that calls; undefined on a stranger's connection, which gets to no route under `/peer`. */
+    peer: string | undefined;
+  }
+}
+
+/** The server as it is passed to whoever registers routes on it. */
+export type PeerApp = FastifyInstance<Server>;
+
+/** Who opened a data connection, and for which migration. That the migration is theirs is the receiver's to check. */
+export type DataConnection = Readonly<{ peer: string; migrationId: string; url: string }>;
+
+export type PeerServerParts = Readonly<{
+  trust: Trust;
+  pairing: Pairing;
+  /** Adds routes under `/peer/`; their requests have {@link FastifyRequest.peer}. */
+  registerPeerRoutes(app: PeerApp): void | Promise<void>;
+  /** Gets each data connection after `101` has been answered on it, and owns it from then on. */
+  onData(socket: TLSSocket, head: Buffer, connection: DataConnection): void;
+  log: FastifyBaseLogger;
+  limits?: Partial<ConnectionLimits>;
+}>;
+
+/** What connections that nobody has vouched for may take up. */
+export type ConnectionLimits = Readonly<{ strangers: number; strangersByAddress: number; strangerMs: number; handshakeMs: number }>;
+const defaultLimits: ConnectionLimits = { strangers: 64, strangersByAddress: 16, strangerMs: 30_000, handshakeMs: 10_000 };
+
+const bodyLimitBytes = 1024 * 1024;
+/** Longer than any pause between two requests of one migration, so that its connection stays warm. */
+const keepAliveMs = 120_000;
+const openToStrangers = new Set(["GET /healthcheck", "POST /pair"]);
+const dataPath = new RegExp(`^/peer/migrations/(${migrationIdPattern.slice(1, -1)})/data$`);
+
+/** Builds the server; `app.listen({host, port})` opens it, `app.close()` ends every connection, data connections too. */
+export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, log, limits = {} }: PeerServerParts): PeerApp {
+  const bounds = { ...defaultLimits, ...limits };
+  const app = fastify({
+    https: { ...trust.serverOptions(), handshakeTimeout: bounds.handshakeMs, headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
+    loggerInstance: log,
+    disableRequestLogging: true,
+    bodyLimit: bodyLimitBytes,
+    requestTimeout: 30_000,
+    keepAliveTimeout: keepAliveMs,
+    forceCloseConnections: true,
+    exposeHeadRoutes: false,
+    ajv: strictValidation,
+  }) as unknown as PeerApp;
+  const connections = guardConnections(app.server, trust, bounds, log);
+
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  app.setErrorHandler(sendProblem);
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(new UmsError("BAD_REQUEST", `There is no ${request.method} ${request.url}.`), request, reply.code(404)),
+  );
+  app.decorateRequest("peer", undefined);
+  // Judged anew at each request: a site that was removed loses its open connections' rights at once.
+  app.addHook("onRequest", (request, reply, next) => {
+    request.peer = trust.identify(request.raw.socket as TLSSocket);
+    if (request.peer === undefined && !openToStrangers.has(`${request.method} ${request.routeOptions.url ?? ""}`)) {
+      reply.header("connection", "close");
+      next(new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
+      return;
+    }
+    next();
+  });
+  app.get("/healthcheck", (_request, reply) => reply.type("text/plain").send("OK"));
+  app.get("/peer/healthcheck", () => ({ site: trust.siteName }));
+  app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, (request, reply) => {
+    const answer = pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
+    log.info({ site: (request.body as PairRequest).name }, "paired with a site");
+    return reply.header("connection", "close").send(answer);
+  });
+  app.register(async (scope) => await registerPeerRoutes(scope as unknown as PeerApp));
+
+  app.server.on("upgrade", (request: IncomingMessage, duplex: Duplex, head: Buffer) => {
+    const socket = duplex as TLSSocket;
+    socket.on("error", (error) => log.debug({ err: error }, "a data connection broke"));
+    const peer = trust.identify(socket);
+    const url = request.url ?? "";
+    const migrationId = dataPath.exec(url)?.[1];
+    if (peer === undefined) return refuseUpgrade(socket, 401, new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
+    if (migrationId === undefined || request.method !== "GET" || request.headers.upgrade?.toLowerCase() !== "ums-data") {
+      return refuseUpgrade(socket, 404, new UmsError("BAD_REQUEST", "No such connection can be opened here."));
+    }
+    socket.setTimeout(0);
+    socket.setNoDelay(true);
+    socket.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ums-data\r\n\r\n");
+    onData(socket, head, { peer, migrationId, url });
+  });
+
+  const stopFollowing = trust.onChange(() => {
+    app.server.setSecureContext(trust.serverOptions());
+    connections.dropUnknown();
+  });
+  app.addHook("onClose", (_app, done) => {
+    stopFollowing();
+    connections.dropAll();
+    done();
+  });
+  return app;
+}
+
+function refuseUpgrade(socket: TLSSocket, status: 401 | 404, { code, message, cure }: UmsError): void {
+  const body = JSON.stringify({ code, message, cure });
+  const headers = ["Connection: close", "Content-Type: application/json", `Content-Length: ${Buffer.byteLength(body)}`];
+  socket.end([`HTTP/1.1 ${status} ${status === 401 ? "Unauthorized" : "Not Found"}`, ...headers, "", body].join("\r\n"));
+}
+
+/** Bounds what strangers' connections take up, and knows the peers' ones, to end them when a peer is removed. */
+function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits, log: FastifyBaseLogger) {
+  const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
+  const peers = new Set<TLSSocket>();
+  const all = new Set<Socket>();
+  const forget = (raw: Socket) => {
+    clearTimeout(strangers.get(raw)?.timer);
+    strangers.delete(raw);
+  };
+
+  server.on("connection", (raw: Socket) => {
+    all.add(raw);
+    raw.on("close", () => {
+      all.delete(raw);
+      forget(raw);
+    });
+    raw.on("error", () => raw.destroy());
+    const address = raw.remoteAddress ?? "";
+    const alike = [...strangers.values()].filter((stranger) => stranger.address === address).length;
+    if (strangers.size >= limits.strangers || alike >= limits.strangersByAddress) {
+      log.debug({ address }, "too many connections of strangers");
+      raw.destroy();
+      return;
+    }
+    const timer = setTimeout(() => raw.destroy(), limits.strangerMs);
+    strangers.set(raw, { address, timer });
+  });
+  server.on("secureConnection", (socket: TLSSocket) => {
+    if (trust.identify(socket) === undefined) return;
+    peers.add(socket);
+    socket.on("close", () => peers.delete(socket));
+    const raw = [...strangers.keys()].find((each) => each.remotePort === socket.remotePort && each.remoteAddress === socket.remoteAddress);
+    if (raw) forget(raw);
+  });
+  server.on("tlsClientError", (error, socket) => {
+    log.debug({ err: error, address: socket.remoteAddress }, "a TLS handshake failed");
+    socket.destroy();
+  });
+
+  return {
+    dropUnknown: () => [...peers].filter((socket) => trust.identify(socket) === undefined).forEach((socket) => socket.destroy()),
+    dropAll: () => [...peers, ...all].forEach((socket) => socket.destroy()),
+  };
+}

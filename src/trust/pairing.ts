@@ -1,0 +1,238 @@
+/**
+ * How two sites come to trust each other. A person carries a code from one to the other; each side then
+ * proves to the other that it knows the code, over a transcript which holds both authorities, names,
+ * addresses and nonces, the server's certificate and keying material of this one TLS connection. Whoever
+ * stands in the middle has two connections with different keying material, so neither proof fits.
+ */
+import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual, X509Certificate } from "node:crypto";
+import { request as httpsRequest } from "node:https";
+import { connect, type TLSSocket } from "node:tls";
+import { type Static, Type } from "typebox";
+import { UmsError } from "../errors.ts";
+import { addressPattern, siteNamePattern } from "../names.ts";
+import { formatAddress, parseAddress } from "./address.ts";
+import { claimedSite, isLeafOf, readAuthority } from "./identity.ts";
+import { problemFrom, readJson } from "./peer-client.ts";
+import type { Peer, Trust } from "./trust.ts";
+
+const Text = (pattern: string) => Type.String({ pattern, maxLength: 300 });
+const hex32 = "^[0-9a-f]{64}$";
+const Half = {
+  name: Text(siteNamePattern),
+  certificate: Type.String({ maxLength: 8192 }),
+  addresses: Type.Array(Text(addressPattern), { maxItems: 16 }),
+  nonce: Text(hex32),
+  proof: Text(hex32),
+};
+
+/** Body of `POST /pair`, which the site sends that was given the code. */
+export const PairRequest = Type.Object(
+  { ...Half, port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Where the caller listens, for want of an address" }) },
+  { additionalProperties: false },
+);
+export type PairRequest = Static<typeof PairRequest>;
+
+/** What the site answers that made the code. */
+export const PairAnswer = Type.Object(Half, { additionalProperties: false });
+export type PairAnswer = Static<typeof PairAnswer>;
+
+/** Both ends of the pairing at one site. */
+export type Pairing = Readonly<{
+  /** Makes the one code that is good from now on. */
+  issueCode(): { code: string; expiresAt: string };
+  /**
+   * Answers a site that calls with the code.
+   * @throws UmsError PAIRING_REFUSED and what {@link Trust.addPeer} throws
+   */
+  answer(request: PairRequest, socket: TLSSocket): PairAnswer;
+  /**
+   * Calls the site that made the code.
+   * @throws UmsError SITE_UNREACHABLE, PAIRING_REFUSED and what {@link Trust.addPeer} throws
+   */
+  pairWith(options: { address: string; code: string; signal: AbortSignal }): Promise<Peer>;
+}>;
+
+const codeLifeMs = 10 * 60_000;
+const codeTries = 5;
+const callLimitMs = 15_000;
+
+/** @param options.addresses under which this site is told to its peers; where it is empty, they take the one they see, with `port`. */
+export function createPairing({
+  trust,
+  addresses,
+  port,
+  now = Date.now,
+}: {
+  trust: Trust;
+  addresses: readonly string[];
+  port: number;
+  now?: () => number;
+}): Pairing {
+  let offer: { key: Buffer; expires: number; triesLeft: number } | undefined;
+
+  return {
+    issueCode() {
+      const code = newCode();
+      const expires = now() + codeLifeMs;
+      offer = { key: keyOf(code), expires, triesLeft: codeTries };
+      return { code, expiresAt: new Date(expires).toISOString() };
+    },
+
+    answer(request, socket) {
+      const refused = () => new UmsError("PAIRING_REFUSED", "The pairing code is not accepted.");
+      if (!offer || now() >= offer.expires) {
+        offer = undefined;
+        throw refused();
+      }
+      const { proof, ...hello } = request;
+      const own = new X509Certificate(socket.getX509Certificate()!.raw);
+      const transcript = [binding(socket, own), hello];
+      if (!sameProof(proof, prove(offer.key, "caller", transcript))) {
+        offer.triesLeft -= 1;
+        if (offer.triesLeft === 0) offer = undefined;
+        throw refused();
+      }
+      const { key } = offer;
+      offer = undefined;
+
+      const { name, certificate } = request;
+      const shown = socket.getPeerX509Certificate();
+      trust.checkPeer({ name, certificate });
+      if (!shown || !isLeafOf(shown, { name, authority: readAuthority(certificate) }, now())) {
+        throw new UmsError("BAD_REQUEST", "The calling site's certificate is not of its own authority.");
+      }
+      const seen = formatAddress({ host: socket.remoteAddress ?? "", port: request.port });
+      trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
+      const reply = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], nonce: newNonce() };
+      return { ...reply, proof: prove(key, "answerer", [...transcript, proof, reply]) };
+    },
+
+    async pairWith({ address, code, signal }) {
+      const key = keyOf(code);
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(callLimitMs)]);
+      const socket = await dial(trust, address, limit);
+      try {
+        const leaf = socket.getPeerX509Certificate();
+        const claimed = leaf && claimedSite(leaf);
+        if (!leaf || !claimed) throw new UmsError("SITE_UNREACHABLE", `What answers at ${address} is not a UMS site.`);
+        refuseConflict(trust, claimed, leaf);
+
+        const hello = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], port, nonce: newNonce() };
+        const transcript = [binding(socket, leaf), hello];
+        const proof = prove(key, "caller", transcript);
+        const answer = await call(socket, address, { ...hello, proof }, limit);
+        const { proof: answered, ...reply } = answer;
+        const proven = sameProof(answered, prove(key, "answerer", [...transcript, proof, reply]));
+        if (
+          !proven ||
+          answer.name !== claimed ||
+          !isLeafOf(leaf, { name: answer.name, authority: readAuthority(answer.certificate) }, now())
+        ) {
+          throw new UmsError("PAIRING_REFUSED", `The site at ${address} did not prove that it made the code.`);
+        }
+        return trust.addPeer({ name: answer.name, certificate: answer.certificate, addresses: [address, ...answer.addresses] });
+      } finally {
+        socket.destroy();
+      }
+    },
+  };
+}
+
+/** Says early, before the other side stores anything, what {@link Trust.addPeer} would refuse in the end. */
+function refuseConflict(trust: Trust, claimed: string, leaf: X509Certificate): void {
+  if (isLeafOf(leaf, { name: trust.siteName, authority: readAuthority(trust.certificate) })) {
+    throw new UmsError("PAIRED_WITH_ITSELF", "That is this site itself.");
+  }
+  if (claimed === trust.siteName) throw new UmsError("SITE_NAME_TAKEN", `Both sites are called “${claimed}”.`);
+  const known = trust.peer(claimed);
+  if (known && !isLeafOf(leaf, { name: claimed, authority: readAuthority(known.certificate) })) {
+    throw new UmsError("SITE_NAME_TAKEN", `A site called “${claimed}” with other keys is paired already.`);
+  }
+}
+
+async function dial(trust: Trust, address: string, signal: AbortSignal): Promise<TLSSocket> {
+  const { host, port } = parseAddress(address);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const socket = connect({ ...trust.pairingOptions(), host, port }, resolve);
+  const stop = () => socket.destroy(new Error("The time is up."));
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  socket.on("error", reject);
+  try {
+    await promise;
+    return socket;
+  } catch (cause) {
+    socket.destroy();
+    throw new UmsError("SITE_UNREACHABLE", `Nothing that speaks TLS 1.3 answers at ${address}.`, { cause });
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+async function call(socket: TLSSocket, address: string, body: PairRequest, signal: AbortSignal): Promise<PairAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<{ status: number; body: unknown }>();
+  const request = httpsRequest({
+    method: "POST",
+    path: "/pair",
+    createConnection: () => socket,
+    headers: { host: "ums", "content-type": "application/json", connection: "close" },
+    signal,
+  });
+  request.on("error", reject);
+  request.on("response", (response) => readJson(response).then(resolve, reject));
+  request.end(JSON.stringify(body));
+  const answer = await promise.catch((cause: unknown) => {
+    throw new UmsError("SITE_UNREACHABLE", `The site at ${address} did not answer the pairing.`, { cause });
+  });
+  if (answer.status !== 200) throw problemFrom(answer, `The site at ${address}`);
+  const { Value } = await import("typebox/value");
+  if (!Value.Check(PairAnswer, answer.body))
+    throw new UmsError("PEER_FAILED", `The site at ${address} answered something else than a pairing.`);
+  return answer.body;
+}
+
+/** 120 bits, in the alphabet of Crockford's base 32, which has no letters that people confuse. */
+const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+function newCode(): string {
+  const symbols = [...randomBytes(24)].map((byte) => alphabet[byte & 31]);
+  return symbols.join("").match(/.{4}/g)!.join("-");
+}
+
+/**
+ * The key that a code stands for; small letters, blanks and the usual slips are forgiven.
+ * @throws UmsError BAD_REQUEST
+ */
+function keyOf(code: string): Buffer {
+  const plain = code.toUpperCase().replace(/[\s-]/g, "").replace(/O/g, "0").replace(/[IL]/g, "1");
+  if (plain.length !== 24 || [...plain].some((symbol) => !alphabet.includes(symbol))) {
+    throw new UmsError("BAD_REQUEST", "A pairing code has six groups of four letters and digits.");
+  }
+  return Buffer.from(hkdfSync("sha256", plain, "", "ums pairing 1", 32));
+}
+
+/** What ties a proof to this one TLS connection and to the server's certificate. */
+function binding(socket: TLSSocket, serverLeaf: X509Certificate): string[] {
+  const exported = socket.exportKeyingMaterial(32, "EXPORTER-ums-pairing", Buffer.alloc(0));
+  return [exported.toString("hex"), createHash("sha256").update(serverLeaf.raw).digest("hex")];
+}
+
+function prove(key: Buffer, role: "caller" | "answerer", transcript: readonly unknown[]): string {
+  return createHmac("sha256", key)
+    .update(JSON.stringify(["ums-pairing-1", role, ...transcript.map(sorted)]))
+    .digest("hex");
+}
+
+/** A parser may hand over an object's keys in another order than they were sent in. */
+function sorted(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+function sameProof(given: string, right: string): boolean {
+  return timingSafeEqual(createHash("sha256").update(given).digest(), createHash("sha256").update(right).digest());
+}
+
+function newNonce(): string {
+  return randomBytes(32).toString("hex");
+}
