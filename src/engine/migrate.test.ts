@@ -384,11 +384,16 @@ describe("a person's word that the destination never comes back", () => {
     if (step === "commit") expect(outcome).toMatchObject({ cause: { name: new DestinationIsGone().name } });
   });
 
-  test("holds for later calls too: an answer from the destination changes nothing any more", async () => {
+  test.each([
+    ["after", "journal fail"],
+    ["after", "journal undone restore"],
+    ["after", "journal undone reserve"],
+    ["before", "thaw"],
+  ] as const)("holds for later calls too, after a crash %s %s, whatever the destination says by then", async (when, operation) => {
     const world = new World();
-    world.faults = (operation) => {
-      if (operation === "commit") world.reachable = false;
-      return operation === "thaw" ? { when: "before", what: "crash" } : undefined;
+    world.faults = (name) => {
+      if (name === "commit") world.reachable = false;
+      return name === operation ? { when, what: "crash" } : undefined;
     };
     await expect(world.migrate()).rejects.toBeInstanceOf(Unfinished);
     await expect(world.resolveWithoutDestination()).rejects.toBeInstanceOf(Unfinished);

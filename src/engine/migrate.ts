@@ -112,9 +112,10 @@ export async function resolveWithoutDestination(parts: Omit<MigrationParts, "des
   };
   const destination: Destination = { reserve: isGone, release: isGone, restore: isGone, destroyRestored: isGone, commit: isGone };
   const cause = journal.failure() ?? new DestinationIsGone("a person said that the destination never comes back");
-  // Before anything is undone, so that it holds for later calls too, whatever the destination says by then.
+  // Before anything is undone, so that it holds for later calls too, whatever the destination says by then. The
+  // reservation first: a later call must not ask to release it while the copy in it has not been destroyed.
   await journalOrStop("back", "rollback", () => journal.fail(cause));
-  for (const step of ["restore", "reserve"]) {
+  for (const step of ["reserve", "restore"]) {
     if (journal.isStarted(step)) await journalOrStop("back", step, () => journal.undone(step));
   }
   const alone = { ...parts, destination };
