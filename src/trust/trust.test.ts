@@ -1,0 +1,146 @@
+import { X509Certificate } from "node:crypto";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createServer, connect, type TLSSocket } from "node:tls";
+import type { AddressInfo } from "node:net";
+import { expect, onTestFinished, test } from "vitest";
+import { createLeaf } from "./certificates.ts";
+import { siteUrn } from "./identity.ts";
+import { temporaryDirectory } from "./temporary-directory.ts";
+import { openTrust, type Trust } from "./trust.ts";
+
+const dayMs = 86_400_000;
+
+async function open(name: string, directory = temporaryDirectory(), now: () => number = Date.now): Promise<Trust & { directory: string }> {
+  const trust = await openTrust(directory, name, { now });
+  onTestFinished(() => trust.close());
+  return { ...trust, directory };
+}
+
+function introduce(a: Trust, b: Trust): void {
+  a.addPeer({ name: b.siteName, certificate: b.certificate, addresses: ["127.0.0.1:1"] });
+  b.addPeer({ name: a.siteName, certificate: a.certificate, addresses: ["127.0.0.1:1"] });
+}
+
+/** Who the server takes the caller for, and whether the caller accepts the server. */
+async function meet(server: Trust, options: object): Promise<{ caller: string | undefined; refused: string | undefined }> {
+  const listener = createServer(server.serverOptions());
+  onTestFinished(() => void listener.close());
+  const { promise: identified, resolve } = Promise.withResolvers<string | undefined>();
+  listener.on("secureConnection", (socket: TLSSocket) => {
+    socket.on("error", () => undefined);
+    resolve(server.identify(socket));
+    socket.end();
+  });
+  listener.on("tlsClientError", () => resolve(undefined));
+  await new Promise<void>((done) => listener.listen(0, "127.0.0.1", done));
+  const socket = connect({ ...options, host: "127.0.0.1", port: (listener.address() as AddressInfo).port });
+  const refused = await new Promise<string | undefined>((done) => {
+    socket.on("secureConnect", () => done(undefined));
+    socket.on("error", (error) => done(error.message));
+  });
+  const caller = refused === undefined ? await identified : undefined;
+  socket.destroy();
+  return { caller, refused };
+}
+
+test("keys are made once, readable by nobody else, and found again", async () => {
+  const first = await open("alpha");
+  const again = await open("alpha", first.directory);
+  expect(again.fingerprint).toBe(first.fingerprint);
+  expect(first.fingerprint).toMatch(/^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
+  for (const file of ["trust/authority.pem", "trust/site.pem"]) expect(statSync(join(first.directory, file)).mode & 0o777).toBe(0o600);
+});
+
+test("the leaf names its site, is good for client and server, and is renewed before it ends", async () => {
+  const first = await open("alpha");
+  const leafOf = (trust: Trust) => new X509Certificate(trust.serverOptions().cert as string);
+  expect(leafOf(first).subjectAltName).toBe(`URI:${siteUrn("alpha")}`);
+  expect(leafOf(first).keyUsage).toEqual(["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
+  const sooner = await open("alpha", first.directory, () => Date.now() + 50 * dayMs);
+  expect(leafOf(sooner).serialNumber).toBe(leafOf(first).serialNumber);
+  const later = await open("alpha", first.directory, () => Date.now() + 65 * dayMs);
+  expect(leafOf(later).serialNumber).not.toBe(leafOf(first).serialNumber);
+  expect(later.fingerprint).toBe(first.fingerprint);
+});
+
+test("a site that is given another name gets a leaf with that name", async () => {
+  const first = await open("alpha");
+  const renamed = await open("omega", first.directory);
+  expect(new X509Certificate(renamed.serverOptions().cert as string).subjectAltName).toBe(`URI:${siteUrn("omega")}`);
+});
+
+test("paired sites know each other, by TLS 1.3 alone", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  introduce(a, b);
+  expect(await meet(b, a.connectOptions("beta"))).toEqual({ caller: "alpha", refused: undefined });
+  const old = await meet(b, { ...a.connectOptions("beta"), minVersion: "TLSv1.2", maxVersion: "TLSv1.2" });
+  expect(old.refused).toBeDefined();
+});
+
+test("a site without peers trusts no public authority", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  expect((await meet(b, a.pairingOptions())).caller).toBeUndefined();
+  expect(b.serverOptions().ca).toEqual([b.certificate]);
+});
+
+test("a peer whose authority signs another peer's name is not taken for that peer", async () => {
+  const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
+  introduce(a, b);
+  introduce(c, b);
+  const pem = readFileSync(join(a.directory, "trust/authority.pem"), "utf8");
+  const at = pem.indexOf("-----BEGIN CERTIFICATE");
+  const authority = { key: pem.slice(0, at), certificate: pem.slice(at) };
+  const forged = await createLeaf({ authority, siteName: "gamma", validMs: dayMs });
+  expect((await meet(b, { ...a.connectOptions("beta"), key: forged.key, cert: forged.certificate })).caller).toBeUndefined();
+  const both = await createLeaf({ authority, siteName: "alpha, URI:urn:ums:site:gamma", validMs: dayMs });
+  expect((await meet(b, { ...a.connectOptions("beta"), key: both.key, cert: both.certificate })).caller).toBeUndefined();
+  // The authority's own certificate is no leaf.
+  expect((await meet(b, { ...a.connectOptions("beta"), key: authority.key, cert: authority.certificate })).caller).toBeUndefined();
+});
+
+test("another peer's server is not accepted for the one that was called", async () => {
+  const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
+  introduce(a, b);
+  introduce(a, c);
+  expect((await meet(c, a.connectOptions("beta"))).refused).toBeDefined();
+});
+
+test("an expired leaf is refused", async () => {
+  const a = await open("alpha", temporaryDirectory(), () => Date.now() - 200 * dayMs);
+  const b = await open("beta");
+  introduce(a, b);
+  expect((await meet(b, { ...a.pairingOptions() })).caller).toBeUndefined();
+});
+
+test("peers survive a restart; a removed one is gone, also from the disk", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  introduce(a, b);
+  expect((await open("alpha", a.directory)).peers()).toEqual(a.peers());
+  expect(statSync(join(a.directory, "peers/beta.json")).mode & 0o777).toBe(0o600);
+  a.removePeer("beta");
+  expect((await open("alpha", a.directory)).peers()).toEqual([]);
+  expect(() => a.connectOptions("beta")).toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
+  expect(() => a.removePeer("beta")).toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
+});
+
+test("a name belongs to one authority, an authority to one name, and neither to this site", async () => {
+  const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
+  introduce(a, b);
+  const add = (name: string, certificate: string) => () => a.addPeer({ name, certificate, addresses: [] });
+  expect(add("beta", c.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  expect(add("delta", b.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  expect(add("alpha", c.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  expect(add("other", a.certificate)).toThrow(expect.objectContaining({ code: "PAIRED_WITH_ITSELF" }));
+  expect(add("../x", c.certificate)).toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
+  expect(add("delta", "-----BEGIN nothing")).toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
+  expect(a.addPeer({ name: "beta", certificate: b.certificate, addresses: ["10.0.0.1:7443"] }).addresses).toEqual(["10.0.0.1:7443"]);
+});
+
+test("a damaged file is named", async () => {
+  const a = await open("alpha");
+  writeFileSync(join(a.directory, "peers/beta.json"), "{");
+  await expect(openTrust(a.directory, "alpha")).rejects.toThrow(/peers\/beta.json does not describe a site/);
+  writeFileSync(join(a.directory, "trust/authority.pem"), "");
+  await expect(openTrust(a.directory, "alpha")).rejects.toThrow(/authority.pem has not one key/);
+});
