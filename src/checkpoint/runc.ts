@@ -1,0 +1,69 @@
+/** A dump beneath the container engine, by runc and CRIU on the engine's own container id. */
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { execa, ExecaError } from "execa";
+import { UmsError } from "../errors.ts";
+
+export type Tools = Readonly<{
+  /** runc, 1.1 or newer: a path or a name on PATH. */
+  runc: string;
+  /** CRIU, 4.2.1 or newer: a path. */
+  criu: string;
+}>;
+
+/**
+ * CRIU's settings on both sides.
+ * tcp-close: a client's connection does not move; the service must see it closed, or it would keep what the client held
+ *   (a transaction, a lock) until a keep-alive ends it.
+ * skip-in-flight: a connection that nobody has accepted yet would fail the dump; its client has had no answer.
+ * ghost-limit: deleted but open files above CRIU's default of 1 MiB.
+ */
+const criuSettings = "tcp-close\nskip-in-flight\nghost-limit 1073741824\n";
+
+export async function writeCriuSettings(file: string): Promise<void> {
+  await writeFile(file, criuSettings);
+}
+
+/** The environment in which runc finds CRIU: 1.1 by PATH or --criu, 1.2 and newer by PATH alone. */
+export const toolEnvironment = ({ criu }: Tools) => ({
+  PATH: `${path.dirname(criu)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+});
+
+/**
+ * Dumps a frozen container and leaves it frozen and whole.
+ * @throws UmsError DUMP_FAILED with CRIU's own last error
+ */
+export async function dump(
+  tools: Tools,
+  { containerId, imageDirectory, workDirectory, timeoutMs, signal }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number; signal: AbortSignal },
+): Promise<void> {
+  await mkdir(workDirectory, { recursive: true, mode: 0o700 });
+  const settings = path.join(workDirectory, "criu.conf");
+  await writeCriuSettings(settings);
+  try {
+    await execa(tools.runc, ["checkpoint", "--leave-running", "--file-locks", "--image-path", imageDirectory, "--work-path", workDirectory, containerId], {
+      env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
+      extendEnv: false,
+      stdin: "ignore",
+      timeout: timeoutMs,
+      cancelSignal: signal,
+      forceKillAfterDelay: 2000,
+    });
+  } catch (cause) {
+    signal.throwIfAborted();
+    const reason = (await criuError(path.join(workDirectory, "dump.log"))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
+    throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason ?? String(cause)}`, { cause });
+  }
+}
+
+/** The last error line of a CRIU log that is not one of its harmless ones. */
+export async function criuError(logFile: string): Promise<string | undefined> {
+  const log = await readFile(logFile, "utf8").catch(() => "");
+  const errors = log.split("\n").filter((line) => /\bError \(/.test(line) && !line.includes("Can't setup RLIMIT_NOFILE"));
+  // CRIU names the cause first and its consequences after.
+  return errors[0]?.replace(/^\([\d.]+\)\s*(\d+:\s*)?Error \([^)]*\):\s*/, "").trim();
+}
+
+export async function removeImages(directory: string): Promise<void> {
+  await rm(directory, { recursive: true, force: true });
+}

@@ -1,0 +1,63 @@
+/** What UMS needs of a container engine. One adapter a folder; one contract suite for all. */
+import type { ContainerSpec } from "./spec.ts";
+
+export type ContainerState = "created" | "running" | "paused" | "exited" | "other";
+
+/** What a container is on this engine, now. */
+export type Container = Readonly<{
+  id: string;
+  name: string;
+  state: ContainerState;
+  /** The process id of its init; 0 when none runs. */
+  pid: number;
+  /** Name of its OCI runtime, as the engine knows it. */
+  runtime: string;
+  /** The bundle's OCI configuration file; exists while the container is initialised. */
+  ociConfigPath: string;
+  /** Directory that holds the container's own changes to its image. */
+  changesDirectory: string;
+  /** Path of the network namespace; empty when none is there yet. */
+  networkNamespace: string;
+  logPath: string;
+  volumes: readonly Readonly<{ name: string; directory: string }>[];
+  spec: ContainerSpec;
+  /** What this container has that no twin can be given, in words. */
+  beyond: readonly string[];
+}>;
+
+export type ContainerSummary = Readonly<{ id: string; name: string; image: string; state: ContainerState; ports: readonly string[] }>;
+
+export type Image = Readonly<{ id: string; names: readonly string[]; digests: readonly string[]; layers: readonly string[]; sizeBytes: number; format: "oci" | "docker" }>;
+
+export type Volume = Readonly<{ name: string; directory: string; plain: boolean; labels: Readonly<Record<string, string>>; users: readonly string[] }>;
+
+export type ContainerEngine = Readonly<{
+  version(signal?: AbortSignal): Promise<string>;
+  list(signal?: AbortSignal): Promise<ContainerSummary[]>;
+  /** @returns undefined when no container has this name or id */
+  find(nameOrId: string, signal?: AbortSignal): Promise<Container | undefined>;
+  /** Freezes every task of the container; no error when it is frozen already. */
+  pause(id: string): Promise<void>;
+  unpause(id: string): Promise<void>;
+  /** Creates a container of this spec whose start becomes a restore. @returns its id */
+  createTwin(spec: ContainerSpec, signal?: AbortSignal): Promise<string>;
+  /** Resolves when the container runs; the shim may hold it back for long. */
+  start(id: string, signal?: AbortSignal): Promise<void>;
+  /** Removes the container, and kills what runs of it without letting frozen tasks run. No error when there is none. */
+  remove(id: string): Promise<void>;
+  /** Runs the container's own health check once. @returns whether it passed */
+  healthy(id: string, signal?: AbortSignal): Promise<boolean>;
+  findImage(nameOrId: string, signal?: AbortSignal): Promise<Image | undefined>;
+  images(signal?: AbortSignal): Promise<Image[]>;
+  /** Writes the image, layers uncompressed, one file each, into an empty directory. */
+  saveImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
+  /** Reads what saveImage wrote; layers that the engine has already may be missing. */
+  loadImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
+  /** Fetches the image by digest from its registry. @returns whether it is there now */
+  pullImage(image: Image, signal?: AbortSignal): Promise<boolean>;
+  removeImage(id: string): Promise<void>;
+  findVolume(name: string): Promise<Volume | undefined>;
+  createVolume(name: string, labels: Readonly<Record<string, string>>): Promise<Volume>;
+  removeVolume(name: string): Promise<void>;
+  networks(): Promise<string[]>;
+}>;

@@ -1,0 +1,207 @@
+/** Podman (4.3 or newer, as root) as a container engine. */
+import { mkdir, readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { execa } from "execa";
+import { killFrozen } from "../../checkpoint/freezer.ts";
+import { UmsError } from "../../errors.ts";
+import type { ContainerEngine, Image, Volume } from "../engine.ts";
+import { createPodmanApi, PodmanError } from "./api.ts";
+import { describe, type ImageConfig, type Inspect, type OciConfig, specGenerator, stateOf } from "./describe.ts";
+
+/** The name under which the shim is known to Podman (`[engine.runtimes]` of containers.conf). */
+export const shimRuntime = "ums";
+
+/** A start may wait for the memory; Podman itself gives up after 240 s (ContainerCreateTimeout). */
+const startTimeoutMs = 250_000;
+const imageTimeoutMs = 600_000;
+
+type ImageInspect = {
+  Id: string;
+  RepoTags: string[] | null;
+  RepoDigests: string[] | null;
+  Size: number;
+  RootFS: { Layers: string[] };
+  ManifestType: string;
+  Config: ImageConfig;
+};
+type VolumeInspect = { Name: string; Driver: string; Mountpoint: string; Options: Record<string, string> | null; Labels: Record<string, string> | null };
+type ListEntry = { Id: string; Names: string[]; Image: string; State: string; Ports: { host_ip: string; host_port: number; container_port: number; protocol: string }[] | null };
+
+export function createPodman({ socketPath }: { socketPath: string }): ContainerEngine & { close(): Promise<void> } {
+  const api = createPodmanApi(socketPath);
+  const at = encodeURIComponent;
+  const cli = (args: string[], signal?: AbortSignal) =>
+    execa("podman", args, { stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
+
+  /** @returns undefined where Podman answers 404 */
+  async function unlessMissing<T>(answer: Promise<T>): Promise<T | undefined> {
+    try {
+      return await answer;
+    } catch (cause) {
+      if (cause instanceof PodmanError && cause.status === 404) return undefined;
+      throw cause;
+    }
+  }
+
+  const inspectImage = (nameOrId: string, signal?: AbortSignal) =>
+    unlessMissing(api.call({ method: "GET", path: `/images/${at(nameOrId)}/json`, ...(signal ? { signal } : {}) })) as Promise<ImageInspect | undefined>;
+
+  const imageOf = (image: ImageInspect): Image => ({
+    id: image.Id.replace(/^sha256:/, ""),
+    names: image.RepoTags ?? [],
+    digests: image.RepoDigests ?? [],
+    layers: image.RootFS.Layers,
+    sizeBytes: image.Size,
+    format: image.ManifestType.includes("docker") ? "docker" : "oci",
+  });
+
+  async function containersOf(volume: string): Promise<string[]> {
+    const filters = at(JSON.stringify({ volume: [volume] }));
+    const found = (await api.call({ method: "GET", path: `/containers/json?all=true&filters=${filters}` })) as ListEntry[];
+    return found.map(({ Names, Id }) => Names[0] ?? Id);
+  }
+
+  async function volumeOf(inspect: VolumeInspect): Promise<Volume> {
+    return {
+      name: inspect.Name,
+      directory: inspect.Mountpoint,
+      plain: inspect.Driver === "local" && Object.keys(inspect.Options ?? {}).length === 0,
+      labels: inspect.Labels ?? {},
+      users: await containersOf(inspect.Name),
+    };
+  }
+
+  const engine: ContainerEngine = {
+    async version(signal) {
+      const { Version } = (await api.call({ method: "GET", path: "/version", ...(signal ? { signal } : {}) })) as { Version: string };
+      return Version;
+    },
+
+    async list(signal) {
+      const entries = (await api.call({ method: "GET", path: "/containers/json?all=true", ...(signal ? { signal } : {}) })) as ListEntry[];
+      return entries.map(({ Id, Names, Image: image, State, Ports }) => ({
+        id: Id,
+        name: Names[0] ?? Id,
+        image,
+        state: stateOf(State),
+        ports: (Ports ?? []).map(({ host_ip, host_port, container_port, protocol }) => `${host_ip || "0.0.0.0"}:${host_port}->${container_port}/${protocol}`),
+      }));
+    },
+
+    async find(nameOrId, signal) {
+      const inspect = (await unlessMissing(
+        api.call({ method: "GET", path: `/containers/${at(nameOrId)}/json`, ...(signal ? { signal } : {}) }),
+      )) as Inspect | undefined;
+      if (!inspect) return undefined;
+      const image = await inspectImage(inspect.Image, signal);
+      const oci = await readFile(inspect.OCIConfigPath, "utf8").then(
+        (text) => JSON.parse(text) as OciConfig,
+        () => ({}), // not there before the first start
+      );
+      return describe(inspect, image?.Config ?? {}, oci);
+    },
+
+    async pause(id) {
+      try {
+        await api.call({ method: "POST", path: `/containers/${id}/pause` });
+      } catch (cause) {
+        if ((await engine.find(id))?.state !== "paused") throw cause;
+      }
+    },
+
+    async unpause(id) {
+      try {
+        await api.call({ method: "POST", path: `/containers/${id}/unpause` });
+      } catch (cause) {
+        if ((await engine.find(id))?.state === "paused") throw cause;
+      }
+    },
+
+    async createTwin(spec, signal) {
+      const { Id } = (await api.call({ method: "POST", path: "/containers/create", body: specGenerator(spec, shimRuntime), ...(signal ? { signal } : {}) })) as { Id: string };
+      return Id;
+    },
+
+    async start(id, signal) {
+      await api.call({ method: "POST", path: `/containers/${id}/start`, timeoutMs: startTimeoutMs, ...(signal ? { signal } : {}) });
+    },
+
+    async remove(id) {
+      const container = await engine.find(id);
+      if (!container) return;
+      // `rm` thaws before it kills, and what runs in between is a second copy: so kill first, while frozen.
+      if (container.pid > 0) await killFrozen(container.pid);
+      for (let attempt = 0; ; attempt++) {
+        try {
+          await unlessMissing(api.call({ method: "DELETE", path: `/containers/${id}?force=true&timeout=0&v=true`, timeoutMs: 60_000 }));
+          if (!(await engine.find(id))) return;
+        } catch (cause) {
+          if (attempt === 4) throw cause;
+        }
+        if (attempt === 4) throw new UmsError("PODMAN_FAILED", `Podman could not remove container ${container.name}.`);
+        await sleep(200 * (attempt + 1)); // Podman's own clean-up of the killed container may hold it
+      }
+    },
+
+    async healthy(id, signal) {
+      const { Status } = (await api.call({ method: "GET", path: `/containers/${id}/healthcheck`, ...(signal ? { signal } : {}) })) as { Status: string };
+      return Status === "healthy";
+    },
+
+    async findImage(nameOrId, signal) {
+      const image = await inspectImage(nameOrId, signal);
+      return image && imageOf(image);
+    },
+
+    async images(signal) {
+      const entries = (await api.call({ method: "GET", path: "/images/json?all=true", ...(signal ? { signal } : {}) })) as { Id: string }[];
+      const inspected = await Promise.all([...new Set(entries.map(({ Id }) => Id))].map((id) => inspectImage(id, signal)));
+      return inspected.flatMap((image) => (image ? [imageOf(image)] : []));
+    },
+
+    async saveImage(image, directory, signal) {
+      const format = image.format === "docker" ? ["--format", "docker-dir"] : ["--format", "oci-dir", "--uncompressed"];
+      await cli(["save", "--quiet", ...format, "--output", directory, image.id], signal);
+    },
+
+    async loadImage(image, directory, signal) {
+      // Podman names an image that it loads from a directory after that directory.
+      const { stdout } = await cli(["load", "--quiet", "--input", directory], signal);
+      const given = /^Loaded image: (\S+)/m.exec(stdout)?.[1];
+      for (const name of image.names) await cli(["tag", image.id, name], signal);
+      if (given !== undefined && !image.names.includes(given)) await cli(["untag", image.id, given], signal);
+    },
+
+    async pullImage(image, signal) {
+      for (const name of image.digests.filter((digest) => !digest.startsWith("localhost/"))) {
+        const { failed } = await execa("podman", ["pull", "--quiet", name], { reject: false, stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
+        if (!failed && (await engine.findImage(image.id, signal))) return true;
+      }
+      return false;
+    },
+
+    async removeImage(id) {
+      await unlessMissing(api.call({ method: "DELETE", path: `/images/${id}?force=false`, timeoutMs: 60_000 }));
+    },
+
+    async findVolume(name) {
+      const inspect = (await unlessMissing(api.call({ method: "GET", path: `/volumes/${at(name)}/json` }))) as VolumeInspect | undefined;
+      return inspect && volumeOf(inspect);
+    },
+
+    async createVolume(name, labels) {
+      const inspect = (await api.call({ method: "POST", path: "/volumes/create", body: { Name: name, Label: labels } })) as VolumeInspect;
+      await mkdir(inspect.Mountpoint, { recursive: true });
+      return volumeOf(inspect);
+    },
+
+    async removeVolume(name) {
+      await unlessMissing(api.call({ method: "DELETE", path: `/volumes/${at(name)}?force=false` }));
+    },
+
+    async networks() {
+      return ((await api.call({ method: "GET", path: "/networks/json" })) as { name: string }[]).map(({ name }) => name);
+    },
+  };
+  return { ...engine, close: () => api.close() };
+}
