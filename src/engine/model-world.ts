@@ -31,7 +31,7 @@ export class World {
   dumpedFiles = false;
   /** The destination has promised, durably, that it never runs a copy of this migration. */
   refusesForGood = false;
-  /** A person has said that the destination never comes back. */
+  /** A person has said, and it is true, that the destination never comes back. */
   givenUp = false;
   /** The calls to the destination fail while this is false. */
   reachable = true;
@@ -84,7 +84,7 @@ export class World {
     const expected =
       outcome.outcome === "succeeded"
         ? { source: "removed", traffic: "destination", destination: ["live"] }
-        : { source: "running", traffic: "source", destination: this.givenUp ? ["none", "reserved", "held", "gone"] : ["none"] };
+        : { source: "running", traffic: "source", destination: this.givenUp ? ["none", "reserved", "held", "live", "gone"] : ["none"] };
     const found = [...this.broken];
     if (this.source !== expected.source) found.push(`the source's copy is ${this.source}`);
     if (!expected.destination.includes(this.destination)) found.push(`the destination's copy is ${this.destination}`);
