@@ -29,7 +29,14 @@ const maxAnswerBytes = 16 * 1024 * 1024;
 /** A client for one peer; keeps one warm TLS connection, so that a request in the downtime pays for no handshake. */
 export function createPeerClient(trust: Trust, peerName: string): PeerClient {
   // As many connections as there are requests at once: a restore that takes long must not delay a cancel.
-  const agent = new Agent({ keepAlive: true, keepAliveMsecs: 5_000, maxFreeSockets: 1, maxCachedSessions: 0 });
+  const agent = new Agent({
+    keepAlive: true,
+    keepAliveMsecs: 5_000,
+    maxFreeSockets: 1,
+    maxCachedSessions: 0,
+    // An agent shares no connection between requests which bring a check of their own (Node 24.21), so the agent has it.
+    checkServerIdentity: (host, certificate) => trust.connectOptions(peerName).checkServerIdentity!(host, certificate),
+  });
   /** The address that answered last is tried first. */
   let preferred: string | undefined;
 
@@ -62,7 +69,8 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
     async request<T>({ method, path, body, signal, timeoutMs = defaultTimeoutMs }: PeerRequest) {
       const text = body === undefined ? undefined : JSON.stringify(body);
       const send = (address: string) => {
-        const options = { ...optionsFor(address), agent, method, path };
+        const { checkServerIdentity: _agentHasIt, ...common } = optionsFor(address);
+        const options: RequestOptions = { ...common, agent, method, path };
         if (text !== undefined) {
           options.headers = { ...options.headers, "content-type": "application/json", "content-length": Buffer.byteLength(text) };
         }

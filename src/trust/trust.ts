@@ -86,7 +86,8 @@ export async function openTrust(
   const authority = readCredential(authorityFile) ?? (await makeAuthority(authorityFile));
   const ownAuthority = readAuthority(authority.certificate);
   let leaf = readCredential(leafFile);
-  const peers = new Map(readPeers(peersDirectory).map((peer) => [peer.name, { ...peer, authority: readAuthority(peer.certificate) }]));
+  const known = (peer: Peer) => ({ ...peer, authority: readAuthority(peer.certificate) });
+  const peers = new Map(readPeers(peersDirectory).map((peer) => [peer.name, known(peer)]));
   const listeners = new Set<() => void>();
   const changed = () => listeners.forEach((listener) => listener());
 
@@ -176,7 +177,7 @@ export async function openTrust(
         pairedAt: new Date(now()).toISOString(),
       };
       writeDurably(join(peersDirectory, `${peer.name}.json`), `${JSON.stringify(peer, undefined, 2)}\n`);
-      peers.set(peer.name, { ...peer, authority: readAuthority(peer.certificate) });
+      peers.set(peer.name, known(peer));
       changed();
       return peer;
     },

@@ -1,7 +1,7 @@
 /** The API for the people of a site, on a unix socket: whoever can open the socket may do everything. */
 import swagger from "@fastify/swagger";
 import type { FastifyPluginCallbackTypebox } from "@fastify/type-provider-typebox";
-import fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { chmodSync, chownSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname } from "node:path";
@@ -56,7 +56,7 @@ const problems = { "4xx": Problem, "5xx": Problem };
 export function createLocalApi(parts: LocalApiParts): FastifyInstance {
   const app = fastify({
     loggerInstance: parts.log,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyLimitBytes,
     ajv: strictValidation,
     forceCloseConnections: true,

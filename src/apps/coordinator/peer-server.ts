@@ -1,5 +1,5 @@
 /** The server for other sites: TLS 1.3, where only a paired site gets further than the health check. */
-import fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { IncomingMessage } from "node:http";
 import type { Server } from "node:https";
 import type { Socket } from "node:net";
@@ -51,7 +51,7 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
   const app = fastify({
     https: { ...trust.serverOptions(), handshakeTimeout: bounds.handshakeMs, headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
     loggerInstance: log,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyLimitBytes,
     requestTimeout: 30_000,
     keepAliveTimeout: keepAliveMs,

@@ -73,7 +73,7 @@ export const Migration = Type.Object(
     service: Type.String(),
     source: Type.String(),
     destination: Type.String(),
-    phase: Type.Union(phases.map((phase) => Type.Literal(phase))),
+    phase: Type.Enum([...phases]),
     /** Set while the migration waits for something that it can't bring about: one sentence. */
     waiting: Type.Optional(Type.String()),
     startedAt: Type.String({ format: "date-time" }),

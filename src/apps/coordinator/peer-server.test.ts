@@ -1,0 +1,304 @@
+import { once } from "node:events";
+import { connect as connectPlain, createServer as createPlainServer, type AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connect, createServer, type TLSSocket } from "node:tls";
+import { expect, onTestFinished, test } from "vitest";
+import { UmsError } from "../../errors.ts";
+import { createPeerClient } from "../../trust/peer-client.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { openTrust, type Trust } from "../../trust/trust.ts";
+import type { DataConnection, PeerApp } from "./peer-server.ts";
+import { pair, startSite, type TestSite } from "./site-for-tests.ts";
+
+const signal = () => AbortSignal.timeout(5_000);
+const coded = (code: string) => expect.objectContaining({ code });
+
+/** One raw HTTP request; answers the whole response. */
+async function raw(site: { port: number }, trust: Trust, text: string, options = trust.pairingOptions()): Promise<string> {
+  const socket = connect({ ...options, host: "127.0.0.1", port: site.port });
+  let answer = "";
+  socket.on("data", (chunk: Buffer) => (answer += chunk.toString()));
+  socket.on("error", () => undefined);
+  socket.write(text);
+  await Promise.race([once(socket, "close"), sleep(1_500)]);
+  socket.destroy();
+  return answer;
+}
+const get = (path: string, more = "") => `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n${more}\r\n`;
+
+async function stranger(): Promise<Trust> {
+  const trust = await openTrust(temporaryDirectory(), "stranger");
+  onTestFinished(() => trust.close());
+  return trust;
+}
+
+function client(from: TestSite, to: string) {
+  const made = createPeerClient(from.trust, to);
+  onTestFinished(() => made.close());
+  return made;
+}
+
+/** Routes that tell who calls. */
+const echo = (app: PeerApp) => {
+  app.get("/peer/who", (request) => ({ peer: request.peer }));
+  app.post("/peer/echo", (request) => request.body);
+  app.get("/peer/slow", async () => await sleep(60_000, {}, { ref: false }));
+  app.get("/peer/refuse", () => {
+    throw new UmsError("ALREADY_MIGRATING", "It is on its way: m0000001.");
+  });
+};
+
+test("two sites pair by a code; each knows the other's authority and address", async () => {
+  const [a, b] = [await startSite("alpha", { registerPeerRoutes: echo }), await startSite("beta", { registerPeerRoutes: echo })];
+  await pair(a, b);
+  expect(a.trust.peer("beta")).toMatchObject({ certificate: b.trust.certificate, addresses: [b.address] });
+  expect(b.trust.peer("alpha")).toMatchObject({ certificate: a.trust.certificate, addresses: [a.address] });
+  expect(await client(a, "beta").request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+  expect(await client(b, "alpha").request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "beta" });
+});
+
+test("a wrong code is refused, and five wrong tries void the right one", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta")];
+  const { code } = b.pairing.issueCode();
+  const wrong = code.startsWith("0") ? `1${code.slice(1)}` : `0${code.slice(1)}`;
+  const attempt = (tried: string) => a.pairing.pairWith({ address: b.address, code: tried, signal: signal() });
+  for (let i = 0; i < 5; i++) await expect(attempt(wrong)).rejects.toThrow(coded("PAIRING_REFUSED"));
+  await expect(attempt(code)).rejects.toThrow(coded("PAIRING_REFUSED"));
+  await expect(attempt("too short")).rejects.toThrow(coded("BAD_REQUEST"));
+  expect([...a.trust.peers(), ...b.trust.peers()]).toEqual([]);
+});
+
+test("four wrong tries leave the code good; it may be typed in small letters and without hyphens", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta")];
+  const { code } = b.pairing.issueCode();
+  const wrong = code.startsWith("0") ? `1${code.slice(1)}` : `0${code.slice(1)}`;
+  for (let i = 0; i < 4; i++) {
+    await expect(a.pairing.pairWith({ address: b.address, code: wrong, signal: signal() })).rejects.toThrow();
+  }
+  await a.pairing.pairWith({ address: b.address, code: code.toLowerCase().replaceAll("-", " "), signal: signal() });
+  expect(b.trust.peers()).toHaveLength(1);
+});
+
+test("a code is good once, for ten minutes, and only until the next one", async () => {
+  let later = 0;
+  const [a, b, c] = [await startSite("alpha"), await startSite("beta", { now: () => Date.now() + later }), await startSite("gamma")];
+  const { code } = b.pairing.issueCode();
+  await a.pairing.pairWith({ address: b.address, code, signal: signal() });
+  const attempt = (tried: string) => c.pairing.pairWith({ address: b.address, code: tried, signal: signal() });
+  await expect(attempt(code)).rejects.toThrow(coded("PAIRING_REFUSED"));
+  const replaced = b.pairing.issueCode();
+  const old = b.pairing.issueCode();
+  await expect(attempt(replaced.code)).rejects.toThrow(coded("PAIRING_REFUSED"));
+  later = 10 * 60_000;
+  await expect(attempt(old.code)).rejects.toThrow(coded("PAIRING_REFUSED"));
+  expect(b.trust.peers().map((peer) => peer.name)).toEqual(["alpha"]);
+});
+
+test("a man in the middle with a certificate of his own gets nothing", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta")];
+  // He calls himself as the victim is called, and passes every byte on.
+  const mallory = await openTrust(temporaryDirectory(), "beta");
+  onTestFinished(() => mallory.close());
+  const proxy = createServer(mallory.serverOptions(), (inner) => {
+    const outer = connect({ ...mallory.pairingOptions(), host: "127.0.0.1", port: b.port });
+    inner.on("error", () => outer.destroy());
+    outer.on("error", () => inner.destroy());
+    inner.pipe(outer).pipe(inner);
+  });
+  onTestFinished(() => void proxy.close());
+  await new Promise<void>((done) => proxy.listen(0, "127.0.0.1", done));
+  const address = `127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const { code } = b.pairing.issueCode();
+  await expect(a.pairing.pairWith({ address, code, signal: signal() })).rejects.toThrow(coded("PAIRING_REFUSED"));
+  expect([...a.trust.peers(), ...b.trust.peers()]).toEqual([]);
+});
+
+test("an impostor who accepts any code is found out", async () => {
+  const a = await startSite("alpha");
+  const mallory = await openTrust(temporaryDirectory(), "beta");
+  onTestFinished(() => mallory.close());
+  const body = JSON.stringify({
+    name: "beta",
+    certificate: mallory.certificate,
+    addresses: [],
+    nonce: "0".repeat(64),
+    proof: "0".repeat(64),
+  });
+  const impostor = createServer(mallory.serverOptions(), (socket) => {
+    socket.on("error", () => undefined);
+    socket.once("data", () => socket.end(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
+  });
+  onTestFinished(() => void impostor.close());
+  await new Promise<void>((done) => impostor.listen(0, "127.0.0.1", done));
+  const address = `127.0.0.1:${(impostor.address() as AddressInfo).port}`;
+  const { code } = a.pairing.issueCode();
+  await expect(a.pairing.pairWith({ address, code, signal: signal() })).rejects.toThrow(coded("PAIRING_REFUSED"));
+  expect(a.trust.peers()).toEqual([]);
+});
+
+test("a site does not pair with itself, nor with another of a name that is taken", async () => {
+  const [a, b, impostor, twin] = [await startSite("alpha"), await startSite("beta"), await startSite("beta"), await startSite("alpha")];
+  await expect(pair(a, a)).rejects.toThrow(coded("PAIRED_WITH_ITSELF"));
+  await expect(pair(twin, a)).rejects.toThrow(coded("SITE_NAME_TAKEN"));
+  await pair(a, b);
+  await expect(pair(a, impostor)).rejects.toThrow(coded("SITE_NAME_TAKEN"));
+  await expect(pair(impostor, a)).rejects.toThrow(coded("SITE_NAME_TAKEN"));
+  await pair(a, b);
+  expect([a, b].flatMap((site) => site.trust.peers().map((peer) => peer.name))).toEqual(["beta", "alpha"]);
+  expect(impostor.trust.peers()).toEqual([]);
+});
+
+test("nothing at the address, or nothing of UMS there, is said so", async () => {
+  const a = await startSite("alpha");
+  const { code } = a.pairing.issueCode();
+  await expect(a.pairing.pairWith({ address: "127.0.0.1:1", code, signal: signal() })).rejects.toThrow(coded("SITE_UNREACHABLE"));
+  const silent = createPlainServer();
+  onTestFinished(() => void silent.close());
+  await new Promise<void>((done) => silent.listen(0, "127.0.0.1", done));
+  const address = `127.0.0.1:${(silent.address() as AddressInfo).port}`;
+  await expect(a.pairing.pairWith({ address, code, signal: AbortSignal.timeout(200) })).rejects.toThrow(coded("SITE_UNREACHABLE"));
+});
+
+test("a stranger gets the health check, and 401 for everything else", async () => {
+  let opened = 0;
+  const b = await startSite("beta", { registerPeerRoutes: echo, onData: () => void opened++ });
+  const eve = await stranger();
+  expect(await raw(b, eve, get("/healthcheck"))).toMatch(/^HTTP\/1.1 200 [^]*OK$/);
+  const upgrade = "Connection: Upgrade\r\nUpgrade: ums-data\r\n";
+  for (const request of [
+    get("/peer/who"),
+    get("/peer/healthcheck"),
+    get("/"),
+    get("/nowhere"),
+    get("/pair"),
+    "DELETE /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HEAD /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    `POST /peer/echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}`,
+    `GET /peer/migrations/m0000001/data HTTP/1.1\r\nHost: x\r\n${upgrade}\r\n`,
+    `GET /healthcheck HTTP/1.1\r\nHost: x\r\n${upgrade}\r\n`,
+  ]) {
+    expect(await raw(b, eve, request), request).toMatch(/^HTTP\/1.1 401 /);
+  }
+  const { key: _key, cert: _cert, ...nobody } = eve.pairingOptions();
+  expect(await raw(b, eve, get("/peer/who"), nobody)).toMatch(/^HTTP\/1.1 401 /);
+  expect(opened).toBe(0);
+});
+
+test("a peer that was removed is refused at once, on the connection that it has open too", async () => {
+  let data: TLSSocket | undefined;
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo, onData: (socket) => (data = socket) })];
+  await pair(a, b);
+  const caller = client(a, "beta");
+  await caller.request({ method: "GET", path: "/peer/who" });
+  const open = await caller.openData({ migrationId: "m0000001", signal: signal() });
+  open.on("error", () => undefined);
+  const slow = caller.request({ method: "GET", path: "/peer/slow" });
+  // It is sent again on a new connection, where the caller is a stranger.
+  const slowRefused = expect(slow).rejects.toThrow(coded("NOT_AUTHORISED"));
+  await sleep(50);
+  const closed = once(open, "close");
+  b.trust.removePeer("alpha");
+  await Promise.all([closed, slowRefused]);
+  expect(data?.destroyed).toBe(true);
+  await expect(caller.request({ method: "GET", path: "/peer/who" })).rejects.toThrow(coded("NOT_AUTHORISED"));
+  await expect(caller.openData({ migrationId: "m0000001", signal: signal() })).rejects.toThrow(coded("NOT_AUTHORISED"));
+});
+
+test("a peer's own error codes come through, and its failures have one", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo })];
+  await pair(a, b);
+  const caller = client(a, "beta");
+  await expect(caller.request({ method: "GET", path: "/peer/refuse" })).rejects.toMatchObject({
+    code: "ALREADY_MIGRATING",
+    message: "It is on its way: m0000001.",
+  });
+  await expect(caller.request({ method: "GET", path: "/peer/slow", timeoutMs: 100 })).rejects.toThrow(coded("TIMED_OUT"));
+  await expect(caller.request({ method: "GET", path: "/peer/slow", signal: AbortSignal.timeout(100) })).rejects.toThrow(coded("CANCELLED"));
+  await expect(caller.request({ method: "POST", path: "/peer/echo", body: "x".repeat(10_000_000) })).rejects.toThrow();
+  expect(await caller.request({ method: "POST", path: "/peer/echo", body: { a: 1 } })).toEqual({ a: 1 });
+  await b.peerServer.close();
+  await expect(caller.request({ method: "GET", path: "/peer/who" })).rejects.toThrow(coded("SITE_UNREACHABLE"));
+  await expect(client(a, "gamma").request({ method: "GET", path: "/peer/who" })).rejects.toThrow(coded("SITE_NOT_FOUND"));
+});
+
+test("requests share one warm connection, and one that broke is replaced unseen", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo })];
+  await pair(a, b);
+  const sockets = new Set<TLSSocket>();
+  b.peerServer.server.on("secureConnection", (socket: TLSSocket) => sockets.add(socket));
+  const caller = client(a, "beta");
+  for (let i = 0; i < 5; i++) await caller.request({ method: "GET", path: "/peer/who" });
+  expect(sockets.size).toBe(1);
+  sockets.forEach((socket) => socket.destroy());
+  expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+  expect(sockets.size).toBe(2);
+});
+
+test("a peer's addresses are tried in turn, and one where another site answers is not taken for it", async () => {
+  const [a, b, c] = [
+    await startSite("alpha"),
+    await startSite("beta", { registerPeerRoutes: echo }),
+    await startSite("gamma", { registerPeerRoutes: echo }),
+  ];
+  await pair(a, b);
+  await pair(a, c);
+  a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: ["127.0.0.1:1", c.address, b.address] });
+  expect(await client(a, "beta").request({ method: "GET", path: "/peer/healthcheck" })).toEqual({ site: "beta" });
+  a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: [c.address] });
+  await expect(client(a, "beta").request({ method: "GET", path: "/peer/healthcheck" })).rejects.toThrow(coded("SITE_UNREACHABLE"));
+});
+
+test("a data connection carries bytes both ways, with its peer and migration named", async () => {
+  const seen: DataConnection[] = [];
+  const onData = (socket: TLSSocket, head: Buffer, connection: DataConnection) => {
+    seen.push(connection);
+    if (head.length > 0) socket.write(head);
+    socket.pipe(socket);
+  };
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { onData })];
+  await pair(a, b);
+  const socket = await client(a, "beta").openData({ migrationId: "m0000001", signal: signal() });
+  const size = 8 * 1024 * 1024;
+  let received = 0;
+  socket.on("data", (chunk: Buffer) => (received += chunk.length));
+  socket.end(Buffer.alloc(size, 1));
+  await once(socket, "close");
+  expect(received).toBe(size);
+  expect(seen).toEqual([{ peer: "alpha", migrationId: "m0000001", url: "/peer/migrations/m0000001/data" }]);
+  const refused = client(a, "beta").openData({ migrationId: "..%2f..", signal: signal() });
+  await expect(refused).rejects.toThrow(coded("BAD_REQUEST"));
+});
+
+test("garbage, silence and floods of strangers end, while a peer gets through", async () => {
+  const limits = { strangers: 8, strangersByAddress: 6, handshakeMs: 300, strangerMs: 600 };
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo, limits })];
+  await pair(a, b);
+  const eve = await stranger();
+  const caller = client(a, "beta");
+  expect(await raw(b, eve, "\0\0garbage\r\n\r\n")).toMatch(/^(HTTP\/1.1 400 |$)/);
+  const ends: Promise<unknown>[] = [];
+  for (let i = 0; i < 5; i++) {
+    const silent = connectPlain(b.port, "127.0.0.1");
+    silent.on("error", () => undefined).resume();
+    if (i === 1) silent.write("GET / HTTP/1.1\r\n\r\n");
+    if (i === 2) silent.write(Buffer.from([0x16, 3, 1, 0xff, 0xff, 1]));
+    if (i === 3) silent.destroy();
+    ends.push(silent.closed ? Promise.resolve() : once(silent, "close"));
+  }
+  expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+  const idle = connect({ ...eve.pairingOptions(), host: "127.0.0.1", port: b.port });
+  idle.on("error", () => undefined).resume();
+  ends.push(once(idle, "close"));
+  const flood = Array.from({ length: 50 }, () =>
+    connectPlain(b.port, "127.0.0.1")
+      .on("error", () => undefined)
+      .resume(),
+  );
+  ends.push(...flood.map((socket) => once(socket, "close")));
+  await Promise.all(ends);
+  // Peers' connections don't count as strangers' ones, and those that ended make room.
+  const many = Array.from({ length: 20 }, () => caller.request({ method: "GET", path: "/peer/who" }));
+  expect((await Promise.allSettled(many)).filter((result) => result.status === "fulfilled").length).toBeGreaterThanOrEqual(6);
+  expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+});

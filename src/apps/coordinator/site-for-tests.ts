@@ -1,0 +1,64 @@
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { pino } from "pino";
+import { onTestFinished } from "vitest";
+import { createPairing, type Pairing } from "../../trust/pairing.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { openTrust, type Trust } from "../../trust/trust.ts";
+import { createFakeCoordinator } from "./fake-coordinator.ts";
+import { createLocalApi, listenOnSocket } from "./http.ts";
+import { createMetrics } from "./metrics.ts";
+import { createPeerServer, type PeerApp, type PeerServerParts } from "./peer-server.ts";
+
+type Options = Partial<Pick<PeerServerParts, "registerPeerRoutes" | "onData" | "limits">> & {
+  now?: () => number;
+  fake?: ReturnType<typeof createFakeCoordinator>;
+};
+
+/** A whole site with a fake coordinator, on 127.0.0.1 and a socket in a temporary directory; ends with the test. */
+export async function startSite(name: string, { now = Date.now, fake = createFakeCoordinator(), ...peerParts }: Options = {}) {
+  const log = pino({ level: "silent" });
+  const directory = temporaryDirectory();
+  const trust: Trust = await openTrust(directory, name);
+  // The port is known only once the server listens.
+  let pairing: Pairing | undefined;
+  const latePairing: Pairing = {
+    issueCode: () => pairing!.issueCode(),
+    answer: (request, socket) => pairing!.answer(request, socket),
+    pairWith: (options) => pairing!.pairWith(options),
+  };
+  const peerServer: PeerApp = createPeerServer({
+    trust,
+    pairing: latePairing,
+    registerPeerRoutes: () => undefined,
+    onData: (socket) => void socket.destroy(),
+    log,
+    ...peerParts,
+  });
+  await peerServer.listen({ host: "127.0.0.1", port: 0 });
+  const { port } = peerServer.server.address() as AddressInfo;
+  const address = `127.0.0.1:${port}`;
+  pairing = createPairing({ trust, addresses: [], port, now });
+  const localApi = createLocalApi({
+    coordinator: fake.coordinator,
+    trust,
+    pairing,
+    addresses: [address],
+    metrics: createMetrics(fake.coordinator.migrations),
+    log,
+  });
+  const socketPath = join(directory, "ums.sock");
+  await listenOnSocket(localApi, { path: socketPath });
+  onTestFinished(async () => {
+    await Promise.all([localApi.close(), peerServer.close()]);
+    trust.close();
+  });
+  return { name, directory, trust, pairing, peerServer, localApi, port, address, socketPath, ...fake };
+}
+export type TestSite = Awaited<ReturnType<typeof startSite>>;
+
+/** Pairs two sites by a code, as people do. */
+export async function pair(caller: TestSite, answerer: TestSite): Promise<void> {
+  const { code } = answerer.pairing.issueCode();
+  await caller.pairing.pairWith({ address: answerer.address, code, signal: AbortSignal.timeout(5_000) });
+}
