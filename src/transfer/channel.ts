@@ -1,0 +1,225 @@
+/**
+ * One data connection from the source's interface to the destination's: frames in one direction, replies in the other.
+ * A frame is: length of its header and of its payload (both 32 bit, big endian), the header as JSON, the payload.
+ * Its payload may be a piece of a file, written where the header says, or of a stream that several frames make up.
+ */
+import type { Duplex, Readable } from "node:stream";
+import { once } from "node:events";
+import { readSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { UmsError } from "../errors.ts";
+
+/** What a frame's header says. */
+export type Header =
+  | Readonly<{ kind: "memory"; file: string; offset: number }>
+  | Readonly<{ kind: "open"; stream: number; what: unknown }>
+  | Readonly<{ kind: "data"; stream: number }>
+  | Readonly<{ kind: "end"; stream: number }>
+  | Readonly<{ kind: "flush" }>;
+
+/** Node's TLS does best with large writes; eight in flight keep both cores busy and the memory small. */
+const bufferBytes = 1 << 20;
+const buffersInFlight = 6;
+const maxHeaderBytes = 64 << 20;
+
+export type Sender = Readonly<{
+  /** Sends a part of a file as memory image. Resolves when it is handed to the connection. */
+  memory(part: { file: string; descriptor: number; from: number; to: number }): Promise<void>;
+  stream(what: unknown, content: Readable | undefined): Promise<void>;
+  /** Resolves when the receiver has stored all that was sent before. @throws what it met */
+  flush(timeoutMs: number): Promise<void>;
+  bytesSent(): number;
+  close(): void;
+}>;
+
+export function createSender(socket: Duplex): Sender {
+  const free = Array.from({ length: buffersInFlight }, () => Buffer.allocUnsafeSlow(bufferBytes));
+  let waiting: ((buffer: Buffer) => void)[] = [];
+  let failure: Error | undefined;
+  let bytes = 0;
+  let streams = 0;
+  let replies = "";
+  const flushes: { resolve(): void; reject(cause: Error): void }[] = [];
+
+  const fail = (cause: Error) => {
+    failure ??= cause;
+    for (const { reject } of flushes.splice(0)) reject(failure);
+    for (const take of waiting.splice(0)) take(Buffer.alloc(0));
+  };
+  socket.on("error", (cause) => fail(new UmsError("SITE_UNREACHABLE", "The data connection to the other site broke.", { cause })));
+  socket.on("close", () => fail(new UmsError("SITE_UNREACHABLE", "The other site closed the data connection.")));
+  socket.on("data", (chunk: Buffer) => {
+    replies += chunk.toString("utf8");
+    for (let end = replies.indexOf("\n"); end >= 0; end = replies.indexOf("\n")) {
+      const reply = JSON.parse(replies.slice(0, end)) as { ok: boolean; message?: string };
+      replies = replies.slice(end + 1);
+      if (reply.ok) flushes.shift()?.resolve();
+      else fail(new UmsError("PEER_FAILED", `The other site could not store what was sent: ${reply.message ?? "no reason given"}`));
+    }
+  });
+
+  const take = async (): Promise<Buffer> => {
+    if (failure) throw failure;
+    const buffer = free.pop() ?? (await new Promise<Buffer>((resolve) => waiting.push(resolve)));
+    if (failure) throw failure;
+    return buffer;
+  };
+  const give = (buffer: Buffer) => {
+    const next = waiting.shift();
+    if (next) next(buffer);
+    else free.push(buffer);
+  };
+  const head = (header: Header, payloadBytes: number) => {
+    const json = Buffer.from(JSON.stringify(header));
+    const prefix = Buffer.allocUnsafe(8);
+    prefix.writeUInt32BE(json.length, 0);
+    prefix.writeUInt32BE(payloadBytes, 4);
+    return Buffer.concat([prefix, json]);
+  };
+  const frame = async (header: Header, payload?: Buffer): Promise<void> => {
+    if (failure) throw failure;
+    socket.write(head(header, payload?.length ?? 0));
+    if (!payload) return;
+    bytes += payload.length;
+    if (!socket.write(payload)) await Promise.race([once(socket, "drain"), once(socket, "close")]);
+    if (failure) throw failure;
+  };
+
+  return {
+    async memory({ file, descriptor, from, to }) {
+      for (let offset = from; offset < to; ) {
+        const buffer = await take();
+        const length = readSync(descriptor, buffer, 0, Math.min(bufferBytes, to - offset), offset);
+        if (length === 0) throw new UmsError("INTERNAL", `The memory image ${file} became shorter while it was sent.`);
+        socket.cork();
+        socket.write(head({ kind: "memory", file, offset }, length));
+        socket.write(length === bufferBytes ? buffer : buffer.subarray(0, length), () => give(buffer));
+        socket.uncork();
+        offset += length;
+        bytes += length;
+      }
+    },
+    async stream(what, content) {
+      const stream = streams++;
+      await frame({ kind: "open", stream, what });
+      if (content) for await (const chunk of content) await frame({ kind: "data", stream }, chunk as Buffer);
+      await frame({ kind: "end", stream });
+    },
+    async flush(timeoutMs) {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      flushes.push({ resolve, reject });
+      frame({ kind: "flush" }).catch(reject);
+      const limit = new AbortController();
+      try {
+        await Promise.race([
+          promise,
+          sleep(timeoutMs, undefined, { signal: limit.signal }).then(() => {
+            throw new UmsError("TIMED_OUT", `The other site did not confirm what was sent within ${timeoutMs} ms.`);
+          }),
+        ]);
+      } finally {
+        limit.abort();
+      }
+    },
+    bytesSent: () => bytes,
+    close() {
+      waiting = [];
+      socket.end();
+      socket.destroy();
+    },
+  };
+}
+
+/** Where the pieces of a stream go. `write` may return a promise to slow the connection down. */
+export type Sink = Readonly<{ write(chunk: Buffer): Promise<void> | undefined; end(): Promise<void> }>;
+
+export type Receiver = Readonly<{
+  memory(part: { file: string; offset: number }, chunk: Buffer): void;
+  open(what: unknown): Sink;
+  /** Called at each flush, after all streams that ended before have been stored. */
+  flushed(): Promise<void>;
+}>;
+
+/**
+ * Stores what comes until the connection ends. What goes wrong is told to the sender, and ends the connection.
+ * @param first bytes that came with the connection's opening
+ */
+export async function receive(socket: Duplex, first: Buffer, receiver: Receiver): Promise<void> {
+  const sinks = new Map<number, Sink>();
+  const ending: Promise<void>[] = [];
+  let pending: Buffer = first;
+  let header: Header | undefined;
+  let payloadLeft = 0;
+  let position = 0;
+
+  /** Consumes what it can. @returns a promise where the consumer wants time */
+  const consume = (): Promise<void> | undefined => {
+    while (true) {
+      if (header === undefined) {
+        if (pending.length < 8) return undefined;
+        const headerBytes = pending.readUInt32BE(0);
+        if (headerBytes > maxHeaderBytes) throw new UmsError("BAD_REQUEST", "A frame's header is too long.");
+        if (pending.length < 8 + headerBytes) return undefined;
+        payloadLeft = pending.readUInt32BE(4);
+        header = JSON.parse(pending.toString("utf8", 8, 8 + headerBytes)) as Header;
+        pending = pending.subarray(8 + headerBytes);
+        position = header.kind === "memory" ? header.offset : 0;
+      }
+      if (payloadLeft > 0) {
+        if (pending.length === 0) return undefined;
+        const piece = pending.length <= payloadLeft ? pending : pending.subarray(0, payloadLeft);
+        pending = pending.subarray(piece.length);
+        payloadLeft -= piece.length;
+        const slow = payload(header, piece);
+        if (slow) return slow;
+        if (payloadLeft > 0) continue;
+      }
+      const finished = header;
+      header = undefined;
+      const slow = complete(finished);
+      if (slow) return slow;
+    }
+  };
+  const payload = (of: Header, piece: Buffer): Promise<void> | undefined => {
+    if (of.kind === "memory") {
+      receiver.memory({ file: of.file, offset: position }, piece);
+      position += piece.length;
+      return undefined;
+    }
+    if (of.kind !== "data") throw new UmsError("BAD_REQUEST", `A frame of kind ${of.kind} carries a payload.`);
+    const sink = sinks.get(of.stream);
+    if (!sink) throw new UmsError("BAD_REQUEST", "A frame belongs to no open stream.");
+    return sink.write(piece);
+  };
+  const complete = (of: Header): Promise<void> | undefined => {
+    if (of.kind === "open") sinks.set(of.stream, receiver.open(of.what));
+    if (of.kind === "end") {
+      const sink = sinks.get(of.stream);
+      sinks.delete(of.stream);
+      if (sink) {
+        const ended = sink.end();
+        ended.catch(() => undefined); // met again at the flush
+        ending.push(ended);
+      }
+    }
+    if (of.kind === "flush")
+      return Promise.all(ending.splice(0))
+        .then(() => receiver.flushed())
+        .then(() => void socket.write('{"ok":true}\n'));
+    return undefined;
+  };
+
+  try {
+    let slow = consume();
+    if (slow) await slow;
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
+      while ((slow = consume())) await slow;
+    }
+  } catch (cause) {
+    if (!socket.destroyed) socket.end(`${JSON.stringify({ ok: false, message: cause instanceof Error ? cause.message : String(cause) })}\n`);
+    throw cause;
+  } finally {
+    for (const sink of sinks.values()) void sink.end().catch(() => undefined);
+  }
+}

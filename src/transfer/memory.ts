@@ -1,0 +1,82 @@
+/** A memory image: sent while CRIU still writes it, stored as it comes. */
+import { closeSync, fstatSync, openSync, readdirSync, writeSync } from "node:fs";
+import { mkdir, rm, statfs } from "node:fs/promises";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { UmsError } from "../errors.ts";
+import type { Sender } from "./channel.ts";
+
+const pollMs = 2;
+/** CRIU appends to these and never goes back; every other image is small and may still change until the dump ends. */
+const growing = /^pages-\d+\.img$/;
+
+/**
+ * Sends a directory of images while `dump` fills it; resolves when all of it has been sent.
+ * @param dump settles when the directory is complete
+ */
+export async function sendWhileDumped(sender: Sender, directory: string, dump: Promise<void>): Promise<void> {
+  let dumping = true;
+  const finished = dump.finally(() => (dumping = false));
+  finished.catch(() => undefined); // awaited below
+  const files = new Map<string, { descriptor: number; sent: number }>();
+  const follow = async (pattern: RegExp): Promise<boolean> => {
+    let progressed = false;
+    for (const file of readdirSync(directory)) {
+      if (!pattern.test(file)) continue;
+      let state = files.get(file);
+      if (!state) files.set(file, (state = { descriptor: openSync(path.join(directory, file), "r"), sent: 0 }));
+      const { size } = fstatSync(state.descriptor);
+      if (size === state.sent) continue;
+      await sender.memory({ file, descriptor: state.descriptor, from: state.sent, to: size });
+      state.sent = size;
+      progressed = true;
+    }
+    return progressed;
+  };
+  try {
+    while (dumping) if (!(await follow(growing))) await sleep(pollMs);
+    await finished;
+    await follow(/./);
+  } finally {
+    for (const { descriptor } of files.values()) closeSync(descriptor);
+  }
+}
+
+export type MemoryStore = Readonly<{ directory: string; write(part: { file: string; offset: number }, chunk: Buffer): void; close(): void }>;
+
+/** Stores the parts of an image in a directory. */
+export function openMemoryStore(directory: string): MemoryStore {
+  const descriptors = new Map<string, number>();
+  return {
+    directory,
+    write({ file, offset }, chunk) {
+      let descriptor = descriptors.get(file);
+      if (descriptor === undefined) {
+        if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file)) throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
+        descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
+      }
+      for (let done = 0; done < chunk.length; ) done += writeSync(descriptor, chunk, done, chunk.length - done, offset + done);
+    },
+    close() {
+      for (const descriptor of descriptors.values()) closeSync(descriptor);
+      descriptors.clear();
+    },
+  };
+}
+
+/**
+ * Makes a directory for a memory image in the first of the candidates that has room.
+ * @throws UmsError NO_ROOM
+ */
+export async function makeImageDirectory(candidates: readonly string[], id: string, bytes: number): Promise<string> {
+  for (const candidate of candidates) {
+    await mkdir(candidate, { recursive: true, mode: 0o700 });
+    const { bavail, bsize } = await statfs(candidate);
+    if (bavail * bsize < bytes) continue;
+    const directory = path.join(candidate, id);
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    return directory;
+  }
+  throw new UmsError("NO_ROOM", `No directory for memory images has ${Math.ceil(bytes / 2 ** 20)} MiB of room: ${candidates.join(", ")}.`);
+}
