@@ -1,0 +1,24 @@
+import type { Check } from "../../coordinator/schema.ts";
+import { exitCodes } from "../exit-codes.ts";
+import type { Verb } from "../verb.ts";
+
+export const doctor: Verb = (program, act) => {
+  program
+    .command("doctor")
+    .description("check whether this site can take part in migrations")
+    .action(
+      act(async ({ client, terminal }) => {
+        const checks = await client.call<Check[]>("GET", "/doctor");
+        terminal.result(
+          checks,
+          checks
+            .map(
+              (check) =>
+                `${check.ok ? "ok     " : "refused"}  ${check.name}: ${check.found}${check.cure === undefined ? "" : ` ${check.cure}`}`,
+            )
+            .join("\n"),
+        );
+        return checks.every((check) => check.ok) ? exitCodes.ok : exitCodes.refused;
+      }),
+    );
+};

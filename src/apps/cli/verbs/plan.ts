@@ -1,0 +1,30 @@
+import type { PlanReport } from "../../coordinator/schema.ts";
+import { exitCodes } from "../exit-codes.ts";
+import { absolutePaths, serviceName, siteName } from "../names.ts";
+import { formatBytes } from "../terminal.ts";
+import type { Verb } from "../verb.ts";
+
+export const plan: Verb = (program, act) => {
+  program
+    .command("plan")
+    .description("run every check that a migration would run, and change nothing")
+    .argument("<name>", "the service", serviceName)
+    .requiredOption("--to <site>", "the destination", siteName)
+    .option("--bind-mount <path>", "a bind mount that may be used as it is at the destination (repeatable)", absolutePaths)
+    .action(
+      act(async ({ client, terminal }, name: string, { to, bindMount }: { to: string; bindMount?: string[] }) => {
+        const report = await client.call<PlanReport>("POST", "/plan", { name, to, ...(bindMount && { bindMounts: bindMount }) });
+        const { checks, refusals, memoryBytes, fileBytes, imageBytes } = report;
+        const sizes = `memory ${formatBytes(memoryBytes)}, files ${formatBytes(fileBytes)}, image layers ${formatBytes(imageBytes)}`;
+        terminal.result(
+          report,
+          [
+            ...checks.map((check) => `${check.ok ? "ok     " : "refused"}  ${check.site}: ${check.name}`),
+            ...refusals.map((refusal) => `${refusal.code} (${refusal.site}): ${refusal.detail} ${refusal.cure}`),
+            refusals.length === 0 ? `${name} can move to ${to}: ${sizes}.` : `${name} can't move to ${to}.`,
+          ].join("\n"),
+        );
+        return refusals.length === 0 ? exitCodes.ok : exitCodes.refused;
+      }),
+    );
+};

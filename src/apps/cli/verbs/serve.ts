@@ -1,0 +1,18 @@
+import type { Verb } from "../verb.ts";
+
+export const serve: Verb = (program, act) => {
+  program
+    .command("serve")
+    .description("be this host's site: coordinator and interface in one process")
+    .option("--config <path>", "configuration file (default: /etc/ums/config.json, where it is there)")
+    .action(
+      act(async (_session, options: { config?: string }) => {
+        // Loaded here alone: what serves is most of the program, and no other verb needs it.
+        const { loadConfig } = await import("../../../config.ts");
+        const config = loadConfig(options.config);
+        const { pino } = await import("pino");
+        const site = await import("../../serve.ts");
+        await site.serve(config, pino({ level: config.logLevel }));
+      }),
+    );
+};
