@@ -42,6 +42,26 @@ export const errorTable = {
     cause: "A file in the state directory can't be used.",
     cure: "Bring it back from a backup, or remove it and pair the sites again.",
   },
+  COPY_IS_GONE: { http: 409, cause: "The destination has no copy for this migration, and will never have one.", cure: "The migration is undone; start it again." },
+  SHIM_SILENT: {
+    http: 502,
+    cause: "The container engine started the destination's container without UMS's OCI runtime.",
+    cure: "`ums doctor` at the destination says what is missing.",
+  },
+  RESTORE_FAILED: { http: 502, cause: "CRIU could not restore the service at the destination.", cure: "The migration is undone; `ums plan` may say more." },
+  UNHEALTHY: { http: 502, cause: "The restored copy failed the service's own health check.", cure: "The migration is undone; see the service's log." },
+  DUMP_FAILED: { http: 502, cause: "CRIU could not dump the service.", cure: "The migration is undone; `ums plan` may say more." },
+  VOLUME_EXISTS: { http: 409, cause: "The destination has a volume of this name.", cure: "Rename or remove it there." },
+  TWIN_DIFFERS: {
+    http: 409,
+    cause: "The destination's container engine can't give the service the settings that it has.",
+    cure: "Make the engines' versions and configuration equal, or change the named settings of the service.",
+  },
+  PODMAN_UNREACHABLE: { http: 502, cause: "Podman's API does not answer.", cure: "`ums doctor` says more." },
+  PODMAN_FAILED: { http: 502, cause: "Podman could not do what was asked.", cure: "See the log of `ums serve` and of Podman." },
+  NO_ROOM: { http: 507, cause: "There is no room for the memory image.", cure: "Free memory or disk, or name another directory in imageDirectories." },
+  FILES_UNREADABLE: { http: 500, cause: "The service's files could not be read.", cure: "The migration is undone; check the disk." },
+  FILES_UNWRITABLE: { http: 507, cause: "The service's files could not be written at the destination.", cure: "The migration is undone; check the disk there." },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
 } as const satisfies Record<string, { http: number; cause: string; cure: string }>;
 

@@ -33,7 +33,7 @@ export type Sender = Readonly<{
 }>;
 
 export function createSender(socket: Duplex): Sender {
-  const free = Array.from({ length: buffersInFlight }, () => Buffer.allocUnsafeSlow(bufferBytes));
+  const free: Buffer[] = Array.from({ length: buffersInFlight }, () => Buffer.allocUnsafeSlow(bufferBytes));
   let waiting: ((buffer: Buffer) => void)[] = [];
   let failure: Error | undefined;
   let bytes = 0;

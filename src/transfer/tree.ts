@@ -26,13 +26,18 @@ const tmpfsMagic = 0x01021994;
 
 export const isTmpfs = async (directory: string) => (await statfs(directory)).type === tmpfsMagic;
 
-/** Makes later stores to mapped files visible in their change times. */
-export async function settle(root: string): Promise<void> {
+/**
+ * Makes later stores to mapped files visible in their change times.
+ * @returns when it began, in milliseconds: a page may be dirtied again before the scan that follows
+ */
+export async function settle(root: string): Promise<number> {
+  const startedAtMs = Date.now();
   await execa("sync", ["--file-system", root], { stdin: "ignore", timeout: 120_000 });
+  return startedAtMs;
 }
 
-export function scan(root: string): Snapshot {
-  const startedAtMs = Date.now();
+/** @param startedAtMs what {@link settle} returned; a change after it makes the next pass send the file again */
+export function scan(root: string, startedAtMs = Date.now()): Snapshot {
   const entries = new Map<string, Entry>();
   const visit = (relative: string) => {
     let stat;

@@ -1,0 +1,473 @@
+/**
+ * The destination's half. A reservation lives in this process: what a crash leaves of one is destroyed when the
+ * process starts again, and its id never commits after that. Only the commit, and that a migration is over, are durable.
+ */
+import { createWriteStream } from "node:fs";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import path from "node:path";
+import type { Duplex } from "node:stream";
+import { Value } from "typebox/value";
+import type { Marks } from "../../checkpoint/marks.ts";
+import { criuError, removeImages } from "../../checkpoint/runc.ts";
+import { forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
+import type { ContainerEngine } from "../../container-engines/engine.ts";
+import { differences } from "../../container-engines/spec.ts";
+import { UmsError } from "../../errors.ts";
+import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
+import { receive, type Sink } from "../../transfer/channel.ts";
+import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
+import { unpack } from "../../transfer/tree.ts";
+import { type CheckAnswer, type Need, type PeerState, type ReserveAnswer, StreamContent } from "./protocol.ts";
+
+/** What of an incoming migration outlives this process. */
+export type IncomingRecords = Readonly<{
+  /** Durable when it returns. @throws UmsError when the id is taken or has ended */
+  create(record: { id: string; peer: string; need: Need }): void;
+  fact<T>(id: string, key: string): T | undefined;
+  /** Durable when it returns. */
+  setFact(id: string, key: string, value: unknown): void;
+  /** The peer of a migration that this site has had to do with; undefined for an unknown id. */
+  peerOf(id: string): string | undefined;
+  /** Committed or gone, durably. */
+  ended(id: string): "committed" | "gone" | undefined;
+  end(id: string, outcome: "committed" | "gone"): void;
+  unfinished(): string[];
+  progress(id: string, bytes: number): void;
+}>;
+
+export type IncomingParts = Readonly<{
+  engine: ContainerEngine;
+  marks: Marks;
+  records: IncomingRecords;
+  check(need: Need, signal: AbortSignal): Promise<CheckAnswer>;
+  imageDirectories: readonly string[];
+  /** On disk; image files on their way lie here. */
+  workDirectory: string;
+  leaseMs: number;
+  restoreTimeoutMs: number;
+  maxIncoming: number;
+  /** Called when this site owns the ports of a service again: a forwarding of them must go. */
+  reclaimPorts(ports: Need["spec"]["ports"]): Promise<void>;
+  log: { info(details: object, message: string): void; warn(details: object, message: string): void };
+}>;
+
+export type Incoming = Readonly<{
+  check(need: Need, signal: AbortSignal): Promise<CheckAnswer>;
+  reserve(id: string, peer: string, need: Need): Promise<ReserveAnswer>;
+  loadImage(id: string, peer: string): Promise<void>;
+  create(id: string, peer: string): Promise<void>;
+  arm(id: string, peer: string): Promise<void>;
+  restore(id: string, peer: string): Promise<void>;
+  commit(id: string, peer: string): Promise<void>;
+  destroy(id: string, peer: string): Promise<void>;
+  state(id: string, peer: string): PeerState;
+  data(id: string, peer: string, socket: Duplex, head: Buffer): Promise<void>;
+  /** Destroys what a crash left of reservations, and finishes commits. */
+  recover(): Promise<void>;
+  close(): Promise<void>;
+}>;
+
+type Reservation = {
+  readonly id: string;
+  readonly peer: string;
+  readonly need: Need;
+  readonly cancelled: AbortController;
+  state: Exclude<PeerState, "committed" | "gone">;
+  seenAt: number;
+  /** Every action on it waits for the one before. */
+  busy: Promise<unknown>;
+  containerId?: string;
+  imageDirectory?: string;
+  memory?: MemoryStore;
+  started?: Promise<void>;
+  bundle?: string;
+  networkNamespace?: string;
+  bytes: number;
+};
+
+export function createIncoming(parts: IncomingParts): Incoming {
+  const { engine, records, log } = parts;
+  const reservations = new Map<string, Reservation>();
+  const connections = new Set<Duplex>();
+
+  const blobsDirectory = (id: string) => path.join(parts.workDirectory, `${id}.image`);
+
+  /** @throws UmsError NOT_YOURS, MIGRATION_NOT_FOUND */
+  const mine = (id: string, peer: string): Reservation => {
+    const reservation = reservations.get(id);
+    if (reservation && reservation.peer === peer) {
+      reservation.seenAt = Date.now();
+      return reservation;
+    }
+    const owner = reservation?.peer ?? records.peerOf(id);
+    if (owner !== undefined && owner !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
+    throw new UmsError("COPY_IS_GONE", `This site has no copy for migration ${id}.`);
+  };
+
+  /** One action at a time on a reservation: an undo waits for what it undoes. */
+  function inTurn<T>(reservation: Reservation, action: () => Promise<T>): Promise<T> {
+    const turn = reservation.busy.then(action, action);
+    reservation.busy = turn.catch(() => undefined);
+    return turn;
+  }
+
+  const expect = (reservation: Reservation, ...states: PeerState[]) => {
+    if (!states.includes(reservation.state)) throw new UmsError("PEER_FAILED", `Migration ${reservation.id} is ${reservation.state} here.`);
+  };
+
+  async function armOnce(reservation: Reservation): Promise<void> {
+    const { id, need, containerId, cancelled } = reservation;
+    if (containerId === undefined) throw new UmsError("PEER_FAILED", `Migration ${id} has no container here yet.`);
+    reservation.imageDirectory = await makeImageDirectory(parts.imageDirectories, id, need.memoryBytes + memorySlackBytes);
+    records.setFact(id, "imageDirectory", reservation.imageDirectory);
+    reservation.memory = openMemoryStore(reservation.imageDirectory);
+    await prepareRestore({ containerId, imageDirectory: reservation.imageDirectory });
+    reservation.started = engine.start(containerId);
+    reservation.started.catch(() => undefined); // met at the restore, or nobody's any more
+    const failed = reservation.started.then(
+      () => Promise.reject(new UmsError("SHIM_SILENT", "The container started without UMS's runtime.")),
+      (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
+    );
+    reservation.bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
+    const oci = JSON.parse(await readFile(path.join(reservation.bundle, "config.json"), "utf8")) as OciBundle;
+    const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
+    if (namespace !== undefined) {
+      reservation.networkNamespace = namespace;
+      await holdNamespace(namespace);
+    }
+    reservation.state = "armed";
+  }
+
+  async function restoreOnce(reservation: Reservation): Promise<void> {
+    const { containerId, need } = reservation;
+    if (containerId === undefined || !reservation.started) throw new UmsError("PEER_FAILED", "Nothing is armed.");
+    reservation.state = "restoring";
+    reservation.memory?.close();
+    if (!(await letGo(containerId, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
+    try {
+      await within(parts.restoreTimeoutMs, reservation.started);
+    } catch (cause) {
+      const reason = (await criuError(restoreLog(containerId))) ?? (cause instanceof Error ? cause.message : String(cause));
+      throw new UmsError("RESTORE_FAILED", `The service could not be restored: ${reason}`, { cause });
+    }
+    if (need.spec.health && need.spec.health.test[0] !== "NONE" && !(await engine.healthy(containerId, AbortSignal.timeout(parts.restoreTimeoutMs))))
+      throw new UmsError("UNHEALTHY", "The restored copy failed its own health check.");
+    reservation.state = "restored";
+  }
+
+  async function destroyCopy(id: string, containerId: string | undefined): Promise<void> {
+    if (containerId !== undefined) {
+      // Podman holds the container's lock for as long as the shim waits.
+      await letGo(containerId, "give-up");
+      const container = await engine.find(containerId);
+      if (container) {
+        await parts.marks.set(container.id); // its restart policy must not bring it back while it is removed
+        await engine.remove(container.id);
+        await parts.marks.clear(container.id);
+      }
+      await forgetRestore(containerId);
+    }
+    for (const volume of records.fact<string[]>(id, "volumes") ?? []) await engine.removeVolume(volume);
+    const image = records.fact<string>(id, "image");
+    if (image !== undefined) await engine.removeImage(image).catch((cause: unknown) => log.warn({ cause, image }, "an image could not be removed"));
+    await cleanUp(id);
+  }
+
+  async function cleanUp(id: string): Promise<void> {
+    const imageDirectory = records.fact<string>(id, "imageDirectory");
+    if (imageDirectory !== undefined) await removeImages(imageDirectory);
+    await rm(blobsDirectory(id), { recursive: true, force: true });
+  }
+
+  async function destroy(id: string): Promise<void> {
+    const reservation = reservations.get(id);
+    reservation?.cancelled.abort(new UmsError("CANCELLED", "The migration is undone."));
+    if (reservation?.containerId !== undefined && reservation.state !== "restoring" && reservation.state !== "restored") await letGo(reservation.containerId, "give-up");
+    const act = async () => {
+      if (records.ended(id) === "committed") throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+      reservation?.memory?.close();
+      await destroyCopy(id, records.fact<string>(id, "containerId"));
+      records.end(id, "gone");
+      reservations.delete(id);
+    };
+    await (reservation ? inTurn(reservation, act) : act());
+  }
+
+  /** What follows the durable commit, and can be repeated. */
+  async function takeOver(id: string): Promise<void> {
+    const namespace = records.fact<string>(id, "networkNamespace");
+    const ports = records.fact<Need>(id, "need")?.spec.ports ?? [];
+    await Promise.all([parts.reclaimPorts(ports), namespace === undefined ? undefined : releaseNamespace(namespace)]);
+  }
+
+  const lease = setInterval(() => {
+    for (const reservation of reservations.values()) {
+      const silentMs = Date.now() - reservation.seenAt;
+      if ((reservation.state === "reserved" || reservation.state === "armed") && silentMs > parts.leaseMs) {
+        log.warn({ id: reservation.id, silentMs }, "the source is silent: its reservation is released");
+        destroy(reservation.id).catch((cause: unknown) => log.warn({ id: reservation.id, cause }, "a reservation could not be released"));
+      }
+    }
+  }, 1000);
+  lease.unref();
+
+  return {
+    check: parts.check,
+
+    async reserve(id, peer, need) {
+      if (records.ended(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has ended here.`);
+      let reservation = reservations.get(id);
+      if (!reservation) {
+        if (reservations.size >= parts.maxIncoming) throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
+        const { checks } = await parts.check(need, AbortSignal.timeout(60_000));
+        const refused = checks.find(({ ok }) => !ok);
+        if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
+        records.create({ id, peer, need });
+        records.setFact(id, "need", need);
+        reservation = { id, peer, need, cancelled: new AbortController(), state: "reserved", seenAt: Date.now(), busy: Promise.resolve(), bytes: 0 };
+        reservations.set(id, reservation);
+      }
+      const owned = mine(id, peer);
+      return inTurn(owned, async () => {
+        const { image } = need;
+        const here = await engine.findImage(image.id);
+        if (here) return {};
+        if (await engine.pullImage(image, owned.cancelled.signal)) {
+          records.setFact(id, "image", image.id);
+          return {};
+        }
+        await mkdir(path.join(blobsDirectory(id), "blobs/sha256"), { recursive: true });
+        const held = new Set((await engine.images()).flatMap(({ layers }) => layers));
+        return { layers: image.layers.filter((layer) => !held.has(layer)) };
+      });
+    },
+
+    loadImage: (id, peer) =>
+      inTurn(mine(id, peer), async () => {
+        const { need, cancelled } = mine(id, peer);
+        if (await engine.findImage(need.image.id)) return;
+        records.setFact(id, "image", need.image.id);
+        await engine.loadImage(need.image, blobsDirectory(id), cancelled.signal);
+        await rm(blobsDirectory(id), { recursive: true, force: true });
+        if (!(await engine.findImage(need.image.id))) throw new UmsError("PEER_FAILED", "The image that came over is not the one that was announced.");
+      }),
+
+    create: (id, peer) =>
+      inTurn(mine(id, peer), async () => {
+        const reservation = mine(id, peer);
+        if (reservation.containerId !== undefined) return;
+        const { need } = reservation;
+        for (const { name, labels } of need.volumes) {
+          if (await engine.findVolume(name)) throw new UmsError("VOLUME_EXISTS", `Volume ${name} exists at the destination.`);
+          records.setFact(id, "volumes", [...(records.fact<string[]>(id, "volumes") ?? []), name]);
+          await engine.createVolume(name, labels);
+        }
+        // Known by its name until it has an id, so that a crash in between leaves nothing behind.
+        records.setFact(id, "containerId", need.spec.name);
+        reservation.containerId = await engine.createTwin(need.spec);
+        records.setFact(id, "containerId", reservation.containerId);
+        const twin = await engine.find(reservation.containerId);
+        const unlike = twin ? differences(need.spec, { ...twin.spec, sysctls: need.spec.sysctls }) : ["all"];
+        if (unlike.length > 0) {
+          log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
+          throw new UmsError("TWIN_DIFFERS", `The destination's container engine would give the service other settings: ${unlike.join(", ")}.`);
+        }
+      }),
+
+    arm: (id, peer) =>
+      inTurn(mine(id, peer), async () => {
+        const reservation = mine(id, peer);
+        if (reservation.state === "armed") return;
+        expect(reservation, "reserved");
+        await armOnce(reservation);
+        if (reservation.networkNamespace !== undefined) records.setFact(id, "networkNamespace", reservation.networkNamespace);
+      }),
+
+    restore: (id, peer) =>
+      inTurn(mine(id, peer), async () => {
+        const reservation = mine(id, peer);
+        if (reservation.state === "restored") return;
+        expect(reservation, "armed");
+        await restoreOnce(reservation);
+      }),
+
+    async commit(id, peer) {
+      if (records.ended(id) === "committed" && records.peerOf(id) === peer) return;
+      const reservation = mine(id, peer);
+      await inTurn(reservation, async () => {
+        if (records.fact<boolean>(id, "committed") !== true) {
+          expect(mine(id, peer), "restored");
+          records.setFact(id, "committed", true);
+        }
+        await takeOver(id);
+        records.end(id, "committed");
+        reservations.delete(id);
+      });
+      // Not while clients wait.
+      setTimeout(() => {
+        void cleanUp(id)
+          .then(() => (reservation.containerId === undefined ? undefined : forgetRestore(reservation.containerId)))
+          .catch((cause: unknown) => log.warn({ id, cause }, "the clean-up after a commit failed; it is repeated at the next start"));
+      }, 200).unref();
+    },
+
+    async destroy(id, peer) {
+      const owner = reservations.get(id)?.peer ?? records.peerOf(id);
+      if (owner !== undefined && owner !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
+      if (records.ended(id) === "gone") return;
+      // An id never heard of: noted as gone, so that a late request of it is refused.
+      await destroy(id);
+    },
+
+    state(id, peer) {
+      const ended = records.ended(id);
+      if (ended && records.peerOf(id) === peer) return ended;
+      return mine(id, peer).state;
+    },
+
+    async data(id, peer, socket, head) {
+      const reservation = mine(id, peer);
+      connections.add(socket);
+      socket.on("error", () => undefined); // told by `receive`
+      const count = (bytes: number) => {
+        reservation.bytes += bytes;
+        reservation.seenAt = Date.now();
+      };
+      try {
+        await receive(socket, head, {
+          memory(part, chunk) {
+            if (!reservation.memory) throw new UmsError("PEER_FAILED", "Memory came before its destination was armed.");
+            reservation.memory.write(part, chunk);
+            count(chunk.length);
+          },
+          open(what) {
+            if (!Value.Check(StreamContent, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
+            return counted(sinkFor(reservation, what), count);
+          },
+          async flushed() {
+            reservation.seenAt = Date.now();
+            records.progress(id, reservation.bytes);
+          },
+        });
+      } catch (cause) {
+        if (!reservation.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");
+      } finally {
+        connections.delete(socket);
+        socket.destroy();
+      }
+    },
+
+    async recover() {
+      for (const id of records.unfinished()) {
+        const containerId = records.fact<string>(id, "containerId");
+        if (records.fact<boolean>(id, "committed") === true) {
+          await takeOver(id);
+          records.end(id, "committed");
+          await cleanUp(id);
+          if (containerId !== undefined) await forgetRestore(containerId);
+        } else {
+          log.info({ id }, "a reservation that a crash left is destroyed");
+          await destroy(id);
+        }
+      }
+    },
+
+    async close() {
+      clearInterval(lease);
+      for (const socket of connections) socket.destroy();
+    },
+  };
+
+  function sinkFor(reservation: Reservation, content: StreamContent): Sink {
+    const { id, need } = reservation;
+    if (content.kind === "image") return fileSink(path.join(blobsDirectory(id), content.file), "w");
+    const root = async (): Promise<string> => {
+      const container = await engine.find(reservation.containerId ?? "");
+      if (!container) throw new UmsError("PEER_FAILED", "There is no container yet to take files.");
+      if (content.kind === "log") return container.logPath;
+      if (content.tree === "changes") return container.changesDirectory;
+      if (content.tree === "shm") return shmSource(reservation.bundle);
+      const name = content.tree.slice("volume:".length);
+      const volume = need.volumes.some((wanted) => wanted.name === name) ? await engine.findVolume(name) : undefined;
+      if (!volume) throw new UmsError("BAD_REQUEST", `Volume ${name} was not reserved.`);
+      return volume.directory;
+    };
+    // While the shim waits, Podman holds the container's lock, and asking for it would wait too.
+    return later(known(reservation, content, root).then((place) => (content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted))));
+  }
+
+  /** Places are looked up once, before the container is armed. */
+  async function known(reservation: Reservation, content: StreamContent, look: () => Promise<string>): Promise<string> {
+    const key = content.kind === "tree" ? content.tree : content.kind;
+    const places = placesOf(reservation);
+    const place = places.get(key) ?? (await look());
+    places.set(key, place);
+    return place;
+  }
+}
+
+const placesByReservation = new WeakMap<Reservation, Map<string, string>>();
+function placesOf(reservation: Reservation): Map<string, string> {
+  let places = placesByReservation.get(reservation);
+  if (!places) placesByReservation.set(reservation, (places = new Map()));
+  return places;
+}
+
+/** Room for the images beside the pages themselves. */
+const memorySlackBytes = 64 << 20;
+
+type OciBundle = { linux: { namespaces: { type: string; path?: string }[] }; mounts: { destination: string; source: string }[] };
+
+async function shmSource(bundle: string | undefined): Promise<string> {
+  if (bundle === undefined) throw new UmsError("PEER_FAILED", "Shared memory came before its destination was armed.");
+  const oci = JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;
+  const source = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
+  if (source === undefined) throw new UmsError("PEER_FAILED", "The destination's container has no /dev/shm.");
+  return source;
+}
+
+function counted(sink: Sink, count: (bytes: number) => void): Sink {
+  return {
+    write(chunk) {
+      count(chunk.length);
+      return sink.write(chunk);
+    },
+    end: () => sink.end(),
+  };
+}
+
+function fileSink(file: string, flags: "w" | "a"): Sink {
+  const stream = createWriteStream(file, { flags });
+  const done = new Promise<void>((resolve, reject) => stream.once("finish", resolve).once("error", reject));
+  done.catch(() => undefined); // met at the end
+  return {
+    write: (chunk) => (stream.write(chunk) ? undefined : Promise.race([done, new Promise<void>((resolve) => void stream.once("drain", resolve))])),
+    end() {
+      stream.end();
+      return done;
+    },
+  };
+}
+
+/** A sink whose place is still being looked up. */
+function later(promise: Promise<Sink>): Sink {
+  promise.catch(() => undefined); // met by write or end
+  let sink: Sink | undefined;
+  return {
+    write(chunk) {
+      if (sink) return sink.write(chunk);
+      return promise.then((ready) => (sink = ready).write(chunk));
+    },
+    end: async () => (await promise).end(),
+  };
+}
+
+async function within(timeoutMs: number, action: Promise<void>): Promise<void> {
+  const limit = Promise.withResolvers<never>();
+  const timer = setTimeout(() => limit.reject(new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`)), timeoutMs);
+  try {
+    await Promise.race([action, limit.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,258 @@
+/** The source's half, and its side of the conversation with the destination. One pair for each migration. */
+import { createReadStream } from "node:fs";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import path from "node:path";
+import { memoryBytes } from "../../checkpoint/freezer.ts";
+import type { Marks } from "../../checkpoint/marks.ts";
+import { dump, removeImages, type Tools } from "../../checkpoint/runc.ts";
+import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
+import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
+import { UmsError } from "../../errors.ts";
+import { addressOf, type Forwarding, holdConnections, letThrough, removeForwarding, removeWaitingPlace } from "../../traffic/forward.ts";
+import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
+import { createSender, type Sender } from "../../transfer/channel.ts";
+import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
+import { changes, isTmpfs, pack, scan, settle, type Snapshot } from "../../transfer/tree.ts";
+import type { PeerClient } from "../../trust/peer-client.ts";
+import type { Need, ReserveAnswer } from "./protocol.ts";
+
+/** What the source must know after a crash. */
+export type SourceFacts = Readonly<{ container: Container; need: Need; shm: string | undefined; forwarding: Forwarding | undefined }>;
+
+export type OutgoingParts = Readonly<{
+  engine: ContainerEngine;
+  tools: Tools;
+  marks: Marks;
+  peer: PeerClient;
+  imageDirectories: readonly string[];
+  workDirectory: string;
+  /** Checks both sides. @throws the first refusal */
+  admit(signal: AbortSignal): Promise<{ container: Container; need: Need; shm: string | undefined }>;
+  /** Host under which this source reaches the destination's published ports. */
+  peerHost(): string;
+  takeSlot(): number;
+  facts: {
+    get(): SourceFacts | undefined;
+    /** Durable when it returns. */
+    set(facts: SourceFacts): void;
+    imageDirectory(): string | undefined;
+    setImageDirectory(directory: string): void;
+  };
+  /** Keeps the forwarding, durably, until it is released. */
+  keepForwarding(forwarding: Forwarding): void;
+  observeBytes(bytes: number): void;
+  limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
+}>;
+
+/** Live passes go on while they still shrink; the last one should be short, because the next happens in the freeze. */
+const maxLivePasses = 5;
+const shortPassMs = 300;
+const memorySlackBytes = 64 << 20;
+
+export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { source: Source; destination: Destination; close(): void } {
+  const { engine, peer, limits } = parts;
+  const base = `/peer/migrations/${plan.id}`;
+  const snapshots = new Map<string, Snapshot>();
+  let sender: Sender | undefined;
+  let logSent = 0;
+
+  const known = (): SourceFacts => {
+    const facts = parts.facts.get();
+    if (!facts) throw new UmsError("INTERNAL", `Migration ${plan.id} was never admitted.`);
+    return facts;
+  };
+  const ask = <T>(method: string, action: string, { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {}) =>
+    peer.request<T>({ method, path: `${base}${action}`, timeoutMs, ...(body === undefined ? {} : { body }), ...(signal ? { signal } : {}) });
+  const connect = async (signal: AbortSignal) => (sender ??= createSender(await peer.openData({ migrationId: plan.id, signal })));
+
+  /** Trees that can be sent while the service writes to them, and those that can't (tmpfs). */
+  const trees = async () => {
+    const { container, shm } = known();
+    const all = [
+      { tree: "changes", root: container.changesDirectory },
+      ...container.volumes.map(({ name, directory }) => ({ tree: `volume:${name}`, root: directory })),
+    ];
+    const onTmpfs = await Promise.all(all.map(({ root }) => isTmpfs(root)));
+    return {
+      early: all.filter((_, index) => !onTmpfs[index]),
+      late: [...all.filter((_, index) => onTmpfs[index]), ...(shm === undefined ? [] : [{ tree: "shm", root: shm }])],
+    };
+  };
+
+  async function sendTree(data: Sender, { tree, root }: { tree: string; root: string }, { live, signal }: { live: boolean; signal: AbortSignal }): Promise<void> {
+    const now = scan(root, live ? await settle(root) : undefined);
+    const { changed, deleted } = changes(snapshots.get(tree), now);
+    snapshots.set(tree, now);
+    if (changed.length === 0 && deleted.length === 0) return;
+    if (changed.length === 0) return data.stream({ kind: "tree", tree, deleted }, undefined);
+    const { content, finished } = pack(root, changed, { live, signal });
+    await data.stream({ kind: "tree", tree, deleted }, content);
+    await finished;
+  }
+
+  async function sendLog(data: Sender): Promise<void> {
+    const { logPath } = known().container;
+    const size = (await stat(logPath).catch(() => undefined))?.size ?? 0;
+    if (size <= logSent) return;
+    await data.stream({ kind: "log" }, createReadStream(logPath, { start: logSent, end: size - 1 }));
+    logSent = size;
+  }
+
+  const source: Source = {
+    async admit(_plan, signal) {
+      const admitted = await parts.admit(signal);
+      const { ports } = admitted.container.spec;
+      const forwarding = ports.length === 0 ? undefined : { slot: parts.takeSlot(), ports, to: await addressOf(parts.peerHost()) };
+      parts.facts.set({ ...admitted, forwarding });
+    },
+
+    preCopy: {
+      async run(_plan, signal) {
+        const data = await connect(signal);
+        const { early } = await trees();
+        for (let pass = 0; pass < maxLivePasses; pass++) {
+          const startedAt = Date.now();
+          for (const tree of early) await sendTree(data, tree, { live: true, signal });
+          if (pass === 0) await sendLog(data);
+          await data.flush(limits.transferMs);
+          parts.observeBytes(data.bytesSent());
+          if (pass > 0 && Date.now() - startedAt < shortPassMs) break;
+        }
+        await ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
+        // Once more, so that what was written during all that doesn't fall into the freeze.
+        for (const tree of early) await sendTree(data, tree, { live: true, signal });
+        await data.flush(limits.transferMs);
+        const { container } = known();
+        parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, (await memoryBytes(container.pid)) + memorySlackBytes));
+      },
+      async discard() {
+        sender?.close();
+        sender = undefined;
+      },
+    },
+
+    async holdClients() {
+      const { container, forwarding } = known();
+      await Promise.all([holdNamespace(container.networkNamespace), forwarding && holdConnections(forwarding)]);
+    },
+    async releaseClients() {
+      const { container, forwarding } = known();
+      if (container.networkNamespace !== "") await releaseNamespace(container.networkNamespace);
+      if (forwarding) await removeForwarding(forwarding.slot);
+    },
+
+    async freeze() {
+      const { container } = known();
+      await parts.marks.set(container.id);
+      await engine.pause(container.id);
+    },
+    async thaw() {
+      const { container } = known();
+      const now = await engine.find(container.id);
+      if (now?.state === "paused") await engine.unpause(container.id);
+      await parts.marks.clear(container.id);
+      // Somebody killed it, or the host rebooted, while it was frozen: what Podman would have done then is done now.
+      if (now?.state === "exited" && now.spec.restartPolicy.name !== "" && now.spec.restartPolicy.name !== "no") await engine.start(container.id);
+    },
+
+    async transfer(_plan, signal) {
+      const data = await connect(signal);
+      const { container } = known();
+      const imageDirectory = parts.facts.imageDirectory();
+      if (imageDirectory === undefined) throw new UmsError("INTERNAL", "There is no directory for the memory image.");
+      const { early, late } = await trees();
+      const dumped = dump(parts.tools, {
+        containerId: container.id,
+        imageDirectory,
+        workDirectory: path.join(parts.workDirectory, plan.id),
+        timeoutMs: limits.transferMs,
+        signal,
+      });
+      await Promise.all([
+        sendWhileDumped(data, imageDirectory, dumped),
+        (async () => {
+          for (const tree of [...early, ...late]) await sendTree(data, tree, { live: false, signal });
+        })(),
+      ]);
+      await sendLog(data); // last, so that the engine's monitor has had time to write what the service said
+      await data.flush(limits.transferMs);
+      parts.observeBytes(data.bytesSent());
+    },
+
+    async forwardClients() {
+      const { container, forwarding } = known();
+      if (forwarding) {
+        parts.keepForwarding(forwarding);
+        await letThrough(forwarding);
+      }
+      await resetConnections(container.networkNamespace);
+    },
+
+    async remove() {
+      const { container } = known();
+      await engine.remove(container.id);
+      for (const { name } of container.volumes) await engine.removeVolume(name);
+      await parts.marks.clear(container.id);
+    },
+
+    async cleanUp() {
+      sender?.close();
+      sender = undefined;
+      const facts = parts.facts.get();
+      if (facts?.forwarding) await removeWaitingPlace(facts.forwarding.slot);
+      const imageDirectory = parts.facts.imageDirectory();
+      if (imageDirectory !== undefined) await removeImages(imageDirectory);
+      await rm(path.join(parts.workDirectory, plan.id), { recursive: true, force: true });
+    },
+  };
+
+  async function sendImage(need: Need, layers: readonly string[], signal: AbortSignal): Promise<void> {
+    const directory = path.join(parts.workDirectory, plan.id, "image");
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(path.dirname(directory), { recursive: true, mode: 0o700 });
+    try {
+      await engine.saveImage(need.image, directory, signal);
+      const data = await connect(signal);
+      const missing = new Set(layers.map((layer) => layer.replace("sha256:", "")));
+      const all = new Set(need.image.layers.map((layer) => layer.replace("sha256:", "")));
+      for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
+        if (!entry.isFile() || (all.has(entry.name) && !missing.has(entry.name))) continue;
+        const file = path.relative(directory, path.join(entry.parentPath, entry.name));
+        await data.stream({ kind: "image", file }, createReadStream(path.join(directory, file), { highWaterMark: 1 << 20 }));
+      }
+      await data.flush(limits.reserveMs);
+      await ask("POST", "/image", { timeoutMs: limits.reserveMs, signal });
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+
+  const destination: Destination = {
+    async reserve(_plan, signal) {
+      const { need } = known();
+      const { layers } = await ask<ReserveAnswer>("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      if (layers) await sendImage(need, layers, signal);
+      await ask("POST", "/create", { signal });
+    },
+    async release() {
+      await ask("DELETE", "");
+    },
+    async restore(_plan, signal) {
+      await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+    },
+    async destroyRestored() {
+      // Longer than a restore may take: the destination ends it first.
+      await ask("DELETE", "", { timeoutMs: limits.restoreMs + limits.requestMs });
+    },
+    async commit() {
+      try {
+        await ask("POST", "/commit");
+      } catch (cause) {
+        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
+        throw cause;
+      }
+    },
+  };
+
+  return { source, destination, close: () => sender?.close() };
+}
