@@ -7,7 +7,7 @@ import { UmsError } from "../../errors.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
 import { temporaryDirectory } from "../../trust/temporary-directory.ts";
 import { openTrust, type Trust } from "../../trust/trust.ts";
-import type { DataConnection, PeerApp } from "./peer-server.ts";
+import { createPeerServer, type DataConnection, listenForPeers, type PeerApp } from "./peer-server.ts";
 import { pair, startSite, type TestSite } from "./site-for-tests.ts";
 
 const signal = () => AbortSignal.timeout(5_000);
@@ -301,4 +301,16 @@ test("garbage, silence and floods of strangers end, while a peer gets through", 
   const many = Array.from({ length: 20 }, () => caller.request({ method: "GET", path: "/peer/who" }));
   expect((await Promise.allSettled(many)).filter((result) => result.status === "fulfilled").length).toBeGreaterThanOrEqual(6);
   expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+});
+
+test("a port that is taken, or an address that is not this host's, is said so", async () => {
+  const a = await startSite("alpha");
+  const { trust, pairing } = a;
+  const parts = { trust, pairing, registerPeerRoutes: () => undefined, onData: () => undefined, log: a.peerServer.log };
+  const second = createPeerServer(parts);
+  onTestFinished(async () => await second.close());
+  await expect(listenForPeers(second, { host: "127.0.0.1", port: a.port })).rejects.toThrow(coded("SERVE_RUNNING"));
+  const third = createPeerServer(parts);
+  onTestFinished(async () => await third.close());
+  await expect(listenForPeers(third, { host: "192.0.2.1", port: 7443 })).rejects.toThrow(coded("BAD_CONFIGURATION"));
 });

@@ -45,7 +45,7 @@ const keepAliveMs = 120_000;
 const openToStrangers = new Set(["GET /healthcheck", "POST /pair"]);
 const dataPath = new RegExp(`^/peer/migrations/(${migrationIdPattern.slice(1, -1)})/data$`);
 
-/** Builds the server; `app.listen({host, port})` opens it, `app.close()` ends every connection, data connections too. */
+/** Builds the server; {@link listenForPeers} opens it, `app.close()` ends every connection, data connections too. */
 export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, log, limits = {} }: PeerServerParts): PeerApp {
   const bounds = { ...defaultLimits, ...limits };
   const app = fastify({
@@ -112,6 +112,21 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
     done();
   });
   return app;
+}
+
+/**
+ * Opens the server.
+ * @throws UmsError SERVE_RUNNING where the port is taken, BAD_CONFIGURATION where the address is not this host's
+ */
+export async function listenForPeers(app: PeerApp, { host, port }: { host: string; port: number }): Promise<void> {
+  try {
+    await app.listen({ host, port });
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "EADDRINUSE") {
+      throw new UmsError("SERVE_RUNNING", `Something else listens on ${host}:${port} already.`, { cause });
+    }
+    throw new UmsError("BAD_CONFIGURATION", `This host can't listen on ${host}:${port}.`, { cause });
+  }
 }
 
 function refuseUpgrade(socket: TLSSocket, status: 401 | 404, { code, message, cure }: UmsError): void {

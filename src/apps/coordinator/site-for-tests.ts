@@ -8,7 +8,7 @@ import { openTrust, type Trust } from "../../trust/trust.ts";
 import { createFakeCoordinator } from "./fake-coordinator.ts";
 import { createLocalApi, listenOnSocket } from "./http.ts";
 import { createMetrics } from "./metrics.ts";
-import { createPeerServer, type PeerApp, type PeerServerParts } from "./peer-server.ts";
+import { createPeerServer, listenForPeers, type PeerApp, type PeerServerParts } from "./peer-server.ts";
 
 type Options = Partial<Pick<PeerServerParts, "registerPeerRoutes" | "onData" | "limits">> & {
   now?: () => number;
@@ -35,25 +35,26 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
     log,
     ...peerParts,
   });
-  await peerServer.listen({ host: "127.0.0.1", port: 0 });
+  await listenForPeers(peerServer, { host: "127.0.0.1", port: 0 });
   const { port } = peerServer.server.address() as AddressInfo;
   const address = `127.0.0.1:${port}`;
   pairing = createPairing({ trust, addresses: [], port, now });
-  const localApi = createLocalApi({
-    coordinator: fake.coordinator,
-    trust,
-    pairing,
-    addresses: [address],
-    metrics: createMetrics(fake.coordinator.migrations),
-    log,
-  });
+  const metrics = createMetrics(fake.coordinator.migrations);
+  const newApi = () => createLocalApi({ coordinator: fake.coordinator, trust, pairing, addresses: [address], metrics, log });
+  const localApi = newApi();
   const socketPath = join(directory, "ums.sock");
   await listenOnSocket(localApi, { path: socketPath });
   onTestFinished(async () => {
     await Promise.all([localApi.close(), peerServer.close()]);
     trust.close();
   });
-  return { name, directory, trust, pairing, peerServer, localApi, port, address, socketPath, ...fake };
+  /** The API on the same socket, after a test has closed the first. */
+  const listenAgain = async () => {
+    const again = newApi();
+    onTestFinished(async () => await again.close());
+    await listenOnSocket(again, { path: socketPath });
+  };
+  return { name, directory, trust, pairing, peerServer, localApi, listenAgain, port, address, socketPath, ...fake };
 }
 export type TestSite = Awaited<ReturnType<typeof startSite>>;
 
