@@ -193,7 +193,11 @@ async function createWan(stack: AsyncDisposableStack): Promise<Place> {
   const holder = spawnTied(["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"]);
   stack.defer(() => end(holder));
   await firstLine(holder, /^ready$/);
-  const place = placeAt(wanAddress, () => ["nsenter", `--net=/proc/${pidOf(holder)}/ns/net`, "--"]);
+  const place = placeAt({
+    address: wanAddress,
+    enter: () => ["nsenter", `--net=/proc/${pidOf(holder)}/ns/net`, "--"],
+    forks: false,
+  });
   await place.exec(["ip", "link", "set", "lo", "up"]);
   await place.exec(["ip", "link", "add", "wan", "type", "bridge"]);
   await place.exec(["ip", "addr", "add", `${wanAddress}/24`, "dev", "wan"]);
@@ -222,7 +226,7 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
   };
   // Processes that enter later join the group which has no controllers to give (see host-init.sh).
   const enterCgroups = () => (cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init")));
-  const place = placeAt(address, () => [
+  const enter = () => [
     ...inCgroups(enterCgroups()),
     "nsenter",
     `--target=${initPid()}`,
@@ -231,7 +235,8 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
     // nsenter forks to enter the pid namespace: what it started must not outlive it.
     "setpriv",
     "--pdeathsig=KILL",
-  ]);
+  ];
+  const place = placeAt({ address, enter, forks: true });
 
   const powerOn = async () => {
     if (init) throw new Error(`host ${name} is on already`);
@@ -336,9 +341,9 @@ async function takeInventory({ place, initPid, cgroups, path }: InventoryParts):
   );
   const [nftRules, rules, rules6, routes, routes6, addresses, links, listeners] = await Promise.all([
     lines("nft", "--stateless", "list", "ruleset"),
-    lines("ip", "rule"),
+    lines("ip", "-4", "rule"),
     lines("ip", "-6", "rule"),
-    lines("ip", "route", "show", "table", "all"),
+    lines("ip", "-4", "route", "show", "table", "all"),
     lines("ip", "-6", "route", "show", "table", "all"),
     lines("ip", "-oneline", "-4", "address"),
     lines("ip", "-oneline", "link", "show"),
@@ -444,32 +449,45 @@ function processesOf(initPid: number): HostProcess[] {
 
 // --- running commands ---
 
-function placeAt(address: string, enter: () => readonly string[]): Place {
+function placeAt({ address, enter, forks }: { address: string; enter: () => readonly string[]; forks: boolean }): Place {
   return {
     address,
     exec: async (args, { timeoutMs = 60_000, input, env, reject = true, signal } = {}) => {
-      const [file, ...rest] = [...enter(), ...args];
-      const result = await execa(file ?? "", rest, {
-        env: { ...hostEnvironment, ...env },
-        extendEnv: false,
-        timeout: timeoutMs,
-        killSignal: "SIGKILL",
-        reject: false,
-        maxBuffer: 64 * 1024 * 1024,
-        cwd: "/",
-        ...(input === undefined ? { stdin: "ignore" as const } : { input }),
-        ...(signal && { cancelSignal: signal }),
+      const child = spawnTied([...enter(), ...args], { ...hostEnvironment, ...env });
+      // What the command started dies with it, unless it took a session of its own, as daemons do.
+      const stop = () => killGroup(child);
+      let timedOut = false;
+      const timer = setTimeout(() => {
+        timedOut = true;
+        stop();
+      }, timeoutMs);
+      signal?.addEventListener("abort", stop);
+      const [stdout, stderr] = [child.stdout, child.stderr].map((stream) => {
+        const chunks: Buffer[] = [];
+        stream?.on("data", (chunk: Buffer) => chunks.push(chunk));
+        return () => Buffer.concat(chunks).toString().replace(/\n$/, "");
       });
-      const said = { stdout: result.stdout, stderr: result.stderr, exitCode: result.exitCode, timedOut: result.timedOut };
-      if (reject && result.failed) {
-        const how = result.timedOut ? `took longer than ${timeoutMs} ms` : `ended with ${result.exitCode ?? result.signal ?? "an error"}`;
+      child.stdin?.on("error", () => undefined).end(input);
+      try {
+        const closed = once(child, "close");
+        await once(child, "exit");
+        // A daemon may hold the pipes open for ever.
+        await Promise.race([closed, sleep(200)]);
+      } finally {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", stop);
+      }
+      signal?.throwIfAborted();
+      const said = { stdout: stdout?.() ?? "", stderr: stderr?.() ?? "", exitCode: child.exitCode ?? undefined, timedOut };
+      if (reject && said.exitCode !== 0) {
+        const how = timedOut ? `took longer than ${timeoutMs} ms` : `ended with ${said.exitCode ?? child.signalCode ?? "an error"}`;
         throw Object.assign(new Error(`${args.join(" ")} ${how}: ${said.stderr || said.stdout}`), said);
       }
       return said;
     },
     spawn: async (args, { env } = {}) => {
       const child = spawnTied([...enter(), ...args], { ...hostEnvironment, ...env });
-      const outerPid = await runningPid(child, args[0] ?? "");
+      const outerPid = await runningPid(child, { file: args[0] ?? "", forks });
       return runningProcess(child, outerPid);
     },
   };
@@ -490,10 +508,13 @@ function runningProcess(child: ChildProcess, outerPid: number): RunningProcess {
   }
   let ended = false;
   const exited = new Promise<{ exitCode: number | null; signal: NodeJS.Signals | null }>((resolve) => {
-    child.once("close", (exitCode, signal) => {
-      ended = true;
-      resolve({ exitCode, signal });
-      changed();
+    child.once("exit", (exitCode, signal) => {
+      // What it said last is still in the pipe; "close" may never come, while a child of its own holds the pipe.
+      setTimeout(() => {
+        ended = true;
+        resolve({ exitCode, signal });
+        changed();
+      }, 20);
     });
   });
   return {
@@ -527,9 +548,17 @@ function runningProcess(child: ChildProcess, outerPid: number): RunningProcess {
   };
 }
 
-/** Starts a process that the kernel kills when this one dies. */
+/** Starts a process, in a group of its own, that the kernel kills when this one dies. */
 function spawnTied(args: readonly string[], env: Readonly<Record<string, string>> = hostEnvironment): ChildProcess {
-  return spawnChild("setpriv", ["--pdeathsig=KILL", ...args], { stdio: ["pipe", "pipe", "pipe"], env: { ...env }, cwd: "/" });
+  return spawnChild("setpriv", ["--pdeathsig=KILL", ...args], { stdio: "pipe", env: { ...env }, cwd: "/", detached: true });
+}
+
+function killGroup(child: ChildProcess): void {
+  try {
+    process.kill(-pidOf(child), "SIGKILL");
+  } catch {
+    // it ended meanwhile
+  }
 }
 
 function pidOf(child: ChildProcess): number {
@@ -537,20 +566,20 @@ function pidOf(child: ChildProcess): number {
   return child.pid;
 }
 
-/** The pid of what was asked for, once the programs that lead into the host have become it or started it. */
-async function runningPid(child: ChildProcess, file: string): Promise<number> {
-  const leading = new Set(["setpriv", "sh", "nsenter"]);
+/** The pid of what was asked for, once the programs that lead into the place have become it. */
+async function runningPid(child: ChildProcess, { file, forks }: { file: string; forks: boolean }): Promise<number> {
+  const leading = new Set(["setpriv", "nsenter"]);
   const deadline = Date.now() + 5_000;
   for (;;) {
-    if (child.exitCode !== null || child.signalCode !== null)
-      throw new Error(`${file} could not be started: ${String(child.stderr?.read() ?? "")}`);
-    let pid = pidOf(child);
-    for (;;) {
-      const command = readCommand(pid);
-      if (command !== undefined && !leading.has(command)) return pid;
-      const next = Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")[0]);
-      if (!next) break;
-      pid = next;
+    const first = pidOf(child);
+    // nsenter's fork into a pid namespace is the one child that the leading programs have.
+    const pid = forks ? Number(readLines(`/proc/${first}/task/${first}/children`)[0]?.split(" ")[0]) : first;
+    const command = pid ? readCommand(pid) : undefined;
+    if (command !== undefined && command !== "" && !leading.has(command)) return pid;
+    if (child.exitCode !== null || child.signalCode !== null) {
+      await sleep(20);
+      const said = String(child.stderr?.read() ?? child.stdout?.read() ?? "");
+      throw new Error(`${file} could not be started, or ended at once (${child.exitCode ?? child.signalCode}): ${said}`);
     }
     if (Date.now() > deadline) throw new Error(`${file} did not start`);
     await sleep(2);
