@@ -35,7 +35,11 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
     maxFreeSockets: 1,
     maxCachedSessions: 0,
     // An agent shares no connection between requests which bring a check of their own (Node 24.21), so the agent has it.
-    checkServerIdentity: (host, certificate) => trust.connectOptions(peerName).checkServerIdentity!(host, certificate),
+    checkServerIdentity(host, certificate) {
+      // The peer may have been removed during the handshake, and what is thrown here nobody catches.
+      if (!trust.peer(peerName)) return new Error(`Site “${peerName}” is no longer paired.`);
+      return trust.connectOptions(peerName).checkServerIdentity!(host, certificate);
+    },
   });
   /** The address that answered last is tried first. */
   let preferred: string | undefined;

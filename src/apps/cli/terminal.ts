@@ -28,7 +28,8 @@ export function createTerminal({
   return {
     json,
     live: stdout.isTTY === true && !json,
-    columns: () => stdout.columns ?? 80,
+    // 0 where the terminal does not know.
+    columns: () => stdout.columns || 80,
     result: (object, text) => void stdout.write(json ? `${JSON.stringify(object)}\n` : text === "" ? "" : `${printable(text)}\n`),
     say: (text) => void (json || stdout.write(`${printable(text)}\n`)),
     draw: (text) => void stdout.write(text),

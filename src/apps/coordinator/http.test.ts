@@ -287,3 +287,19 @@ test("the OpenAPI document is made of the schemas", async () => {
   expect(schema.additionalProperties).toBe(false);
   expect(schema.properties.name.pattern).toBe("^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$");
 });
+
+test("closing the API ends its waits, and no migration", async () => {
+  const { a, b } = await startPair();
+  const waiting = call(a, "POST", "/migrate", { name: "redis", destinationUrl: b.address }).catch(() => undefined);
+  await sleep(100);
+  const events = await open(a, "GET", "/migrations/m0000001/events");
+  events.on("error", () => undefined).resume();
+  await sleep(50);
+  expect(a.watchers("m0000001")).toBe(2);
+  const started = Date.now();
+  await a.localApi.close();
+  await waiting;
+  expect(Date.now() - started).toBeLessThan(1_000);
+  expect(a.watchers("m0000001")).toBe(0);
+  expect(a.coordinator.migration("m0000001").endedAt).toBeUndefined();
+});

@@ -314,3 +314,19 @@ test("a port that is taken, or an address that is not this host's, is said so", 
   onTestFinished(async () => await third.close());
   await expect(listenForPeers(third, { host: "192.0.2.1", port: 7443 })).rejects.toThrow(coded("BAD_CONFIGURATION"));
 });
+
+test("closing the server ends idle, waiting and data connections at once", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo, onData: () => undefined })];
+  await pair(a, b);
+  const caller = client(a, "beta");
+  await caller.request({ method: "GET", path: "/peer/who" });
+  const data = await caller.openData({ migrationId: "m0000001", signal: signal() });
+  data.on("error", () => undefined).resume();
+  const waiting = expect(caller.request({ method: "GET", path: "/peer/slow" })).rejects.toThrow(coded("SITE_UNREACHABLE"));
+  await sleep(50);
+  const closed = once(data, "close");
+  const started = Date.now();
+  await b.peerServer.close();
+  await Promise.all([closed, waiting]);
+  expect(Date.now() - started).toBeLessThan(1_000);
+});

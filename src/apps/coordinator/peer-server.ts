@@ -106,9 +106,10 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
     app.server.setSecureContext(trust.serverOptions());
     connections.dropUnknown();
   });
-  app.addHook("onClose", (_app, done) => {
+  // Before the server closes, as that waits for its connections, and knows nothing of the upgraded ones.
+  app.addHook("preClose", (done) => {
     stopFollowing();
-    connections.dropAll();
+    connections.close();
     done();
   });
   return app;
@@ -140,6 +141,7 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
   const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
   const peers = new Set<TLSSocket>();
   const all = new Set<Socket>();
+  let closing = false;
   const forget = (raw: Socket) => {
     clearTimeout(strangers.get(raw)?.timer);
     strangers.delete(raw);
@@ -154,8 +156,8 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
     raw.on("error", () => raw.destroy());
     const address = raw.remoteAddress ?? "";
     const alike = [...strangers.values()].filter((stranger) => stranger.address === address).length;
-    if (strangers.size >= limits.strangers || alike >= limits.strangersByAddress) {
-      log.debug({ address }, "too many connections of strangers");
+    if (closing || strangers.size >= limits.strangers || alike >= limits.strangersByAddress) {
+      log.debug({ address }, "no room for a stranger's connection");
       raw.destroy();
       return;
     }
@@ -176,6 +178,9 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
 
   return {
     dropUnknown: () => [...peers].filter((socket) => trust.identify(socket) === undefined).forEach((socket) => socket.destroy()),
-    dropAll: () => [...peers, ...all].forEach((socket) => socket.destroy()),
+    close() {
+      closing = true;
+      [...peers, ...all].forEach((socket) => socket.destroy());
+    },
   };
 }

@@ -4,6 +4,8 @@ import { errorTable, UmsError } from "../../errors.ts";
 /** Turns whatever a handler threw into an error of the table; what nobody foresaw goes to the log and is not shown. */
 export function asUmsError(error: unknown, log: FastifyBaseLogger): UmsError {
   if (error instanceof UmsError) return error;
+  // A wait that was aborted; the reason is what happened.
+  if (error instanceof Error && error.name === "AbortError" && error.cause instanceof UmsError) return error.cause;
   const { statusCode, validation, validationContext, message } = error as Partial<FastifyError>;
   if (validation) {
     const [first] = validation;
