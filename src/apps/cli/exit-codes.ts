@@ -49,6 +49,10 @@ const byError: Partial<Record<ErrorCode, number>> = {
   PEER_FAILED: exitCodes.failed,
   TIMED_OUT: exitCodes.failed,
   INTERRUPTED: exitCodes.failed,
+  PODMAN_UNREACHABLE: exitCodes.failed,
+  PODMAN_FAILED: exitCodes.failed,
+  FILES_UNREADABLE: exitCodes.failed,
+  FILES_UNWRITABLE: exitCodes.failed,
   INTERNAL: exitCodes.failed,
 };
 

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import type { Verb } from "../verb.ts";
 
 export const serve: Verb = (program, act) => {
@@ -12,7 +13,11 @@ export const serve: Verb = (program, act) => {
         const config = loadConfig(options.config);
         const { pino } = await import("pino");
         const site = await import("../../serve.ts");
-        await site.serve(config, pino({ level: config.logLevel }));
+        const stop = Promise.withResolvers<void>();
+        for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.resolve());
+        const serving = await site.serve(config, pino({ level: config.logLevel }));
+        await stop.promise;
+        await serving.close();
       }),
     );
 };
