@@ -62,6 +62,7 @@ export const errorTable = {
   NO_ROOM: { http: 507, cause: "There is no room for the memory image.", cure: "Free memory or disk, or name another directory in imageDirectories." },
   FILES_UNREADABLE: { http: 500, cause: "The service's files could not be read.", cure: "The migration is undone; check the disk." },
   FILES_UNWRITABLE: { http: 507, cause: "The service's files could not be written at the destination.", cure: "The migration is undone; check the disk there." },
+  SERVICE_NOT_RUNNING: { http: 409, cause: "The container does not run.", cure: "Start it, or copy it while it is stopped with the container engine's own means." },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
 } as const satisfies Record<string, { http: number; cause: string; cure: string }>;
 

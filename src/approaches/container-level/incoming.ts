@@ -23,6 +23,8 @@ import { type CheckAnswer, type Need, type PeerState, type ReserveAnswer, Stream
 export type IncomingRecords = Readonly<{
   /** Durable when it returns. @throws UmsError when the id is taken or has ended */
   create(record: { id: string; peer: string; need: Need }): void;
+  /** Notes, durably, that this id never commits here. */
+  refuse(id: string, peer: string): void;
   fact<T>(id: string, key: string): T | undefined;
   /** Durable when it returns. */
   setFact(id: string, key: string, value: unknown): void;
@@ -32,7 +34,7 @@ export type IncomingRecords = Readonly<{
   ended(id: string): "committed" | "gone" | undefined;
   end(id: string, outcome: "committed" | "gone"): void;
   unfinished(): string[];
-  progress(id: string, bytes: number): void;
+  progress(id: string, progress: { bytes: number; state: PeerState }): void;
 }>;
 
 export type IncomingParts = Readonly<{
@@ -90,6 +92,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   const reservations = new Map<string, Reservation>();
   const connections = new Set<Duplex>();
 
+  const isCommitted = (id: string) => records.ended(id) === "committed" || records.fact<boolean>(id, "committed") === true;
   const blobsDirectory = (id: string) => path.join(parts.workDirectory, `${id}.image`);
 
   /** @throws UmsError NOT_YOURS, MIGRATION_NOT_FOUND */
@@ -136,6 +139,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       await holdNamespace(namespace);
     }
     reservation.state = "armed";
+    records.progress(id, reservation);
   }
 
   async function restoreOnce(reservation: Reservation): Promise<void> {
@@ -184,7 +188,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     reservation?.cancelled.abort(new UmsError("CANCELLED", "The migration is undone."));
     if (reservation?.containerId !== undefined && reservation.state !== "restoring" && reservation.state !== "restored") await letGo(reservation.containerId, "give-up");
     const act = async () => {
-      if (records.ended(id) === "committed") throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+      if (isCommitted(id)) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
       reservation?.memory?.close();
       await destroyCopy(id, records.fact<string>(id, "containerId"));
       records.end(id, "gone");
@@ -295,7 +299,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       if (records.ended(id) === "committed" && records.peerOf(id) === peer) return;
       const reservation = mine(id, peer);
       await inTurn(reservation, async () => {
-        if (records.fact<boolean>(id, "committed") !== true) {
+        if (!isCommitted(id)) {
           expect(mine(id, peer), "restored");
           records.setFact(id, "committed", true);
         }
@@ -315,8 +319,9 @@ export function createIncoming(parts: IncomingParts): Incoming {
       const owner = reservations.get(id)?.peer ?? records.peerOf(id);
       if (owner !== undefined && owner !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
       if (records.ended(id) === "gone") return;
-      // An id never heard of: noted as gone, so that a late request of it is refused.
-      await destroy(id);
+      // An id never heard of is noted as gone, so that a late request of it is refused.
+      if (owner === undefined) records.refuse(id, peer);
+      else await destroy(id);
     },
 
     state(id, peer) {
@@ -346,7 +351,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
           },
           async flushed() {
             reservation.seenAt = Date.now();
-            records.progress(id, reservation.bytes);
+            records.progress(id, reservation);
           },
         });
       } catch (cause) {
@@ -360,7 +365,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     async recover() {
       for (const id of records.unfinished()) {
         const containerId = records.fact<string>(id, "containerId");
-        if (records.fact<boolean>(id, "committed") === true) {
+        if (isCommitted(id)) {
           await takeOver(id);
           records.end(id, "committed");
           await cleanUp(id);

@@ -40,7 +40,6 @@ export type OutgoingParts = Readonly<{
   };
   /** Keeps the forwarding, durably, until it is released. */
   keepForwarding(forwarding: Forwarding): void;
-  observeBytes(bytes: number): void;
   limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
 }>;
 
@@ -49,7 +48,7 @@ const maxLivePasses = 5;
 const shortPassMs = 300;
 const memorySlackBytes = 64 << 20;
 
-export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { source: Source; destination: Destination; close(): void } {
+export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { source: Source; destination: Destination; bytesSent(): number; close(): void } {
   const { engine, peer, limits } = parts;
   const base = `/peer/migrations/${plan.id}`;
   const snapshots = new Map<string, Snapshot>();
@@ -115,7 +114,6 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
           for (const tree of early) await sendTree(data, tree, { live: true, signal });
           if (pass === 0) await sendLog(data);
           await data.flush(limits.transferMs);
-          parts.observeBytes(data.bytesSent());
           if (pass > 0 && Date.now() - startedAt < shortPassMs) break;
         }
         await ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
@@ -176,7 +174,6 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
       ]);
       await sendLog(data); // last, so that the engine's monitor has had time to write what the service said
       await data.flush(limits.transferMs);
-      parts.observeBytes(data.bytesSent());
     },
 
     async forwardClients() {
@@ -254,5 +251,5 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     },
   };
 
-  return { source, destination, close: () => sender?.close() };
+  return { source, destination, bytesSent: () => sender?.bytesSent() ?? 0, close: () => sender?.close() };
 }

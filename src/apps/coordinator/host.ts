@@ -1,0 +1,502 @@
+/** The coordinator of a host with Podman: the engine, the approach, the journal and the peers put together. */
+import { randomBytes } from "node:crypto";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger } from "pino";
+import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
+import { createOutgoing, type SourceFacts } from "../../approaches/container-level/outgoing.ts";
+import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/container-level/protocol.ts";
+import { createMarks } from "../../checkpoint/marks.ts";
+import type { Config } from "../../config.ts";
+import type { ContainerEngine } from "../../container-engines/engine.ts";
+import type { PortMapping } from "../../container-engines/spec.ts";
+import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
+import type { Phase } from "../../engine/progress.ts";
+import { createReport, type Report } from "../../engine/report.ts";
+import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
+import type { Database, MigrationRecord } from "../../platforms/podman-host/database.ts";
+import { codeOf, openJournal } from "../../platforms/podman-host/journal.ts";
+import { destinationChecks } from "../../preflight/destination.ts";
+import { describeNeed } from "../../preflight/need.ts";
+import { serviceChecks } from "../../preflight/service.ts";
+import { siteChecks } from "../../preflight/site.ts";
+import { installForwarding, removeForwarding } from "../../traffic/forward.ts";
+import { parseAddress } from "../../trust/address.ts";
+import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
+import type { Trust } from "../../trust/trust.ts";
+import type { Coordinator } from "./coordinator.ts";
+import type { Migration, MigrationRequest, PlanReport, Refusal } from "./schema.ts";
+
+const firstRetryMs = 500;
+const lastRetryMs = 5_000;
+const tickMs = 250;
+const orphanCheckMs = 15_000;
+const slots = 250;
+
+type Running = {
+  readonly controller: AbortController;
+  phase: Phase;
+  report: Report | undefined;
+  bytesSent: number;
+  waiting?: string;
+  /** Set while the migration waits to be tried again; ends that wait. */
+  wake?: () => void;
+  unfinished?: Unfinished;
+  finished: Promise<void>;
+  resolving: boolean;
+};
+
+export type HostCoordinator = Coordinator & Readonly<{ incoming: Incoming; recoverIncoming(): Promise<void>; resume(): void; close(): Promise<void> }>;
+
+export function createHostCoordinator({ config, trust, engine, database, log }: { config: Config; trust: Trust; engine: ContainerEngine; database: Database; log: Logger }): HostCoordinator {
+  const tools = { runc: config.runcPath, criu: config.criuPath };
+  const marks = createMarks(path.join(config.stateDirectory, "held"));
+  const workDirectory = path.join(config.stateDirectory, "work");
+  const running = new Map<string, Running>();
+  const queue: string[] = [];
+  const peers = new Map<string, PeerClient>();
+  const watchers = new Set<() => void>();
+  const stopping = new AbortController();
+  const clock = () => performance.now();
+  const milliseconds = (seconds: number) => seconds * 1000;
+
+  const changed = () => {
+    for (const wake of watchers) wake();
+  };
+  const ticker = setInterval(() => {
+    if (running.size > 0) changed();
+  }, tickMs);
+  const orphanTimer = setInterval(() => void collectOrphans(), orphanCheckMs);
+
+  const peerClient = (name: string): PeerClient => {
+    let client = peers.get(name);
+    if (!client) peers.set(name, (client = createPeerClient(trust, name)));
+    return client;
+  };
+  const peerOf = (name: string) => {
+    const peer = trust.peer(name);
+    if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${name}” is paired.`);
+    return peer;
+  };
+
+  const incoming = createIncoming({
+    engine,
+    marks,
+    records: incomingRecords(database, changed),
+    check: (need, signal) => destinationChecks({ need, engine, config, ownForwardPorts: forwardedPorts(), signal }),
+    imageDirectories: config.imageDirectories,
+    workDirectory,
+    leaseMs: milliseconds(config.limits.reservationLeaseSeconds),
+    restoreTimeoutMs: milliseconds(config.limits.restoreSeconds),
+    maxIncoming: config.maxIncoming,
+    reclaimPorts: async (ports) => {
+      for (const { migration, facts } of forwardings()) {
+        if (facts.forwarding?.ports.some((forwarded) => ports.some((port) => port.hostPort === forwarded.hostPort && port.protocol === forwarded.protocol))) await release(migration);
+      }
+    },
+    log,
+  });
+
+  const forwardings = () =>
+    database.forwards().flatMap(({ migration }) => {
+      const facts = database.fact<SourceFacts>(migration, "source");
+      return facts ? [{ migration, facts }] : [];
+    });
+  const forwardedPorts = (): PortMapping[] => forwardings().flatMap(({ facts }) => facts.forwarding?.ports ?? []);
+
+  function takeSlot(): number {
+    const open = [...database.forwards().map(({ migration }) => migration), ...database.unfinished().map(({ id }) => id)];
+    const taken = new Set(open.map((id) => database.fact<SourceFacts>(id, "source")?.forwarding?.slot));
+    for (let slot = 1; slot <= slots; slot++) if (!taken.has(slot)) return slot;
+    throw new UmsError("SITE_BUSY", `This host keeps ${slots} forwardings.`);
+  }
+
+  /** Both sides' checks. @returns also what the service needs, where it could be found out */
+  async function examine({ name, to, bindMounts = [] }: MigrationRequest, signal: AbortSignal) {
+    const container = await engine.find(name, signal);
+    if (!container) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${name}.`);
+    peerOf(to);
+    const own = [
+      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found }): CheckResult => ({ name: check, ok, ...(code === undefined ? {} : { code }), detail: found })),
+      ...(await serviceChecks({ engine, container, bindMounts, signal })),
+    ];
+    // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
+    if (container.state !== "running") return { container, own, theirs: undefined, described: undefined };
+    const described = await describeNeed({ engine, container, signal });
+    const theirs = await peerClient(to).request<CheckAnswer>({ method: "POST", path: "/peer/check", body: described.need, timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
+    return { container, own, theirs, described };
+  }
+
+  const refusalOf = (site: string, { name, code = "INTERNAL", detail = name }: CheckResult): Refusal => {
+    const known = Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL";
+    return { code: known, site, detail, cause: errorTable[known].cause, cure: errorTable[known].cure };
+  };
+
+  function outgoingOf(record: MigrationRecord) {
+    const { id, peer: destination } = record;
+    const request = record.request as MigrationRequest;
+    return createOutgoing(
+      { id, service: record.service, destination },
+      {
+        engine,
+        tools,
+        marks,
+        peer: peerClient(destination),
+        imageDirectories: config.imageDirectories,
+        workDirectory,
+        async admit(signal) {
+          const limited = AbortSignal.any([signal, AbortSignal.timeout(milliseconds(config.limits.preflightSeconds))]);
+          const { container, own, theirs, described } = await examine(request, limited);
+          const refused = [...own, ...(theirs?.checks ?? [])].find(({ ok }) => !ok);
+          if (refused) {
+            const { code, detail } = refusalOf(own.includes(refused) ? trust.siteName : destination, refused);
+            throw new UmsError(code as ErrorCode, detail);
+          }
+          if (!described) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${record.service} does not run.`);
+          database.update(id, { memoryBytes: described.need.memoryBytes });
+          return { container, need: described.need, shm: described.shm };
+        },
+        peerHost: () => parseAddress(peerOf(destination).addresses[0] ?? "").host,
+        takeSlot,
+        facts: {
+          get: () => database.fact<SourceFacts>(id, "source"),
+          set: (facts) => database.setFact(id, "source", facts),
+          imageDirectory: () => database.fact<string>(id, "imageDirectory"),
+          setImageDirectory: (directory) => database.setFact(id, "imageDirectory", directory),
+        },
+        keepForwarding: ({ ports, to }) =>
+          database.addForward({ migration: id, service: record.service, ports: ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`), to: `${destination} (${to})` }),
+        limits: {
+          reserveMs: milliseconds(config.limits.reserveSeconds),
+          transferMs: milliseconds(config.limits.transferSeconds),
+          restoreMs: milliseconds(config.limits.restoreSeconds),
+          requestMs: milliseconds(config.limits.peerRequestSeconds),
+        },
+      },
+    );
+  }
+
+  /** Runs a migration to its end, however often it must be taken up again; ends early only when the process stops. */
+  async function run(id: string, state: Running): Promise<void> {
+    const record = database.get(id);
+    if (!record) return;
+    const journal = openJournal(database, id);
+    const plan = { id, service: record.service, destination: record.peer };
+    const report = createReport(clock);
+    const started = Date.now();
+    const outgoing = outgoingOf(record);
+    const parts = {
+      plan,
+      source: outgoing.source,
+      destination: outgoing.destination,
+      journal,
+      clock,
+      observe(progress: Parameters<typeof report.observe>[0]) {
+        report.observe(progress);
+        state.report = report.report();
+        state.bytesSent = Math.max(state.bytesSent, outgoing.bytesSent());
+        if (progress.kind === "phase") {
+          state.phase = progress.phase;
+          log.info({ migration: id, phase: progress.phase }, "phase");
+          changed();
+        } else log.debug({ migration: id, ...progress }, "step");
+      },
+    };
+    const bytes = setInterval(() => (state.bytesSent = Math.max(state.bytesSent, outgoing.bytesSent())), tickMs);
+    try {
+      let outcome: Outcome | undefined;
+      for (let retryMs = firstRetryMs; !outcome; retryMs = Math.min(retryMs * 2, lastRetryMs)) {
+        try {
+          outcome = state.resolving ? await resolveWithoutDestination(parts) : await migrate(parts, state.controller.signal);
+          if (state.resolving) database.setFact(id, "orphan", true);
+        } catch (cause) {
+          if (cause instanceof AlreadyCommitted) {
+            state.resolving = false;
+            continue;
+          }
+          if (!(cause instanceof Unfinished)) throw cause;
+          state.unfinished = cause;
+          state.waiting = sentenceOf(cause, plan.destination);
+          log.warn({ migration: id, step: cause.step, direction: cause.direction, cause: cause.cause }, "the migration waits");
+          changed();
+          const woken = Promise.withResolvers<void>();
+          state.wake = woken.resolve;
+          await Promise.race([woken.promise, sleep(retryMs, undefined, { signal: stopping.signal }).catch(() => undefined)]);
+          delete state.wake;
+          if (stopping.signal.aborted) return;
+        }
+        delete state.waiting;
+        delete state.unfinished;
+      }
+      finish(id, outcome, { ...report.report() }, state, started);
+    } finally {
+      clearInterval(bytes);
+      outgoing.close();
+    }
+  }
+
+  function finish(id: string, outcome: Outcome, report: Report, state: Running, started: number): void {
+    const untouched = !openJournal(database, id).isStarted("reserve");
+    const phase = outcome.outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
+    const cause = outcome.outcome === "rolledBack" ? (outcome.cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : outcome.cause) : undefined;
+    const end = database.end(id, {
+      phase,
+      report,
+      bytesSent: state.bytesSent,
+      ...(cause ? { error: { code: codeOf(cause), detail: cause.message } } : {}),
+    });
+    log.info({ migration: id, phase: end.phase, error: end.error, report, elapsedMs: Date.now() - started }, "the migration has ended");
+    if (cause && !(cause instanceof UmsError)) log.warn({ migration: id, cause }, "why it was undone");
+  }
+
+  function begin(id: string): void {
+    const state: Running = { controller: new AbortController(), phase: "Pending", report: undefined, bytesSent: 0, finished: Promise.resolve(), resolving: false };
+    running.set(id, state);
+    state.finished = run(id, state)
+      .catch((cause: unknown) => log.error({ migration: id, cause }, "the migration stopped at an error that nobody expected; it is taken up at the next start"))
+      .finally(() => {
+        running.delete(id);
+        changed();
+        next();
+      });
+    changed();
+  }
+
+  function next(): void {
+    while (queue.length > 0 && running.size < config.maxConcurrentMigrations && !stopping.signal.aborted) begin(queue.shift() as string);
+  }
+
+  /** A destination that a person said was gone, and which answers after all, may still hold a copy: frozen out, but there. */
+  async function collectOrphans(): Promise<void> {
+    for (const record of database.list().filter(({ id, endedAt }) => endedAt !== undefined && database.fact<boolean>(id, "orphan") === true)) {
+      try {
+        await peerClient(record.peer).request({ method: "DELETE", path: `/peer/migrations/${record.id}`, timeoutMs: 30_000, signal: stopping.signal });
+        database.setFact(record.id, "orphan", undefined);
+        log.info({ migration: record.id }, "the destination that was said to be gone has destroyed its copy");
+      } catch (cause) {
+        log.debug({ migration: record.id, cause }, "the destination is still gone");
+      }
+    }
+  }
+
+  async function release(id: string): Promise<void> {
+    if (!database.forwards().some(({ migration }) => migration === id)) throw new UmsError("MIGRATION_NOT_FOUND", `Nothing is forwarded for migration ${id}.`);
+    const slot = database.fact<SourceFacts>(id, "source")?.forwarding?.slot;
+    if (slot !== undefined) await removeForwarding(slot);
+    database.removeForward(id);
+  }
+
+  const mustExist = (id: string): MigrationRecord => {
+    const record = database.get(id);
+    if (!record) throw new UmsError("MIGRATION_NOT_FOUND", `There is no migration ${id}.`);
+    return record;
+  };
+
+  function show(record: MigrationRecord): Migration {
+    const state = running.get(record.id);
+    const report = state?.report ?? record.report;
+    const { remainderMs, phases = {}, steps = {} } = report ?? {};
+    return {
+      id: record.id,
+      role: record.role,
+      service: record.service,
+      source: record.role === "source" ? trust.siteName : record.peer,
+      destination: record.role === "source" ? record.peer : trust.siteName,
+      phase: record.endedAt === undefined ? (state?.phase ?? record.phase) : record.phase,
+      ...(state?.waiting === undefined ? {} : { waiting: state.waiting }),
+      startedAt: record.createdAt,
+      ...(record.endedAt === undefined ? {} : { endedAt: record.endedAt }),
+      memoryBytes: record.memoryBytes,
+      bytesSent: Math.max(record.bytesSent, state?.bytesSent ?? 0),
+      ...(report?.heldMs === undefined ? {} : { heldMs: round(report.heldMs) }),
+      ...(report === undefined ? {} : { totalMs: round(report.totalMs) }),
+      phases: { ...rounded(phases), ...(remainderMs === undefined ? {} : { remainder: round(remainderMs) }) },
+      steps: rounded(steps),
+      ...(record.error ? { error: { code: record.error.code, message: record.error.detail, cure: errorTable[record.error.code].cure } } : {}),
+    };
+  }
+
+  return {
+    incoming,
+
+    async services(signal) {
+      const open = new Map(database.unfinished().map(({ service, id }) => [service, id]));
+      return (await engine.list(signal)).map(({ name, image, state, ports }) => {
+        const migration = open.get(name);
+        return { name, namespace: "", migratable: state === "running" && migration === undefined, status: state, image, ports: [...ports], ...(migration === undefined ? {} : { migration }) };
+      });
+    },
+
+    async plan(request, signal): Promise<PlanReport> {
+      const { own, theirs, described } = await examine(request, signal);
+      const all = [...own.map((check) => ({ site: trust.siteName, check })), ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check }))];
+      return {
+        service: request.name,
+        source: trust.siteName,
+        destination: request.to,
+        checks: all.map(({ site, check }) => ({ site, name: check.name, ok: check.ok })),
+        refusals: all.filter(({ check }) => !check.ok).map(({ site, check }) => refusalOf(site, check)),
+        memoryBytes: described?.need.memoryBytes ?? 0,
+        fileBytes: described?.need.fileBytes ?? 0,
+        imageBytes: theirs?.imageBytes ?? 0,
+      };
+    },
+
+    async migrate(request) {
+      peerOf(request.to);
+      if (!(await engine.find(request.name))) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${request.name}.`);
+      const arriving = database.unfinished().find(({ role, service }) => role === "destination" && service === request.name);
+      if (arriving) throw new UmsError("ALREADY_MIGRATING", `${request.name} is still arriving here by migration ${arriving.id}.`);
+      const record = database.create({ id: newId(), role: "source", service: request.name, peer: request.to, request });
+      queue.push(record.id);
+      next();
+      return show(record);
+    },
+
+    migrations: () => database.list().map(show),
+    migration: (id) => show(mustExist(id)),
+
+    async *watch(id, signal) {
+      let last = "";
+      let wake: () => void = () => undefined;
+      const notify = () => wake();
+      watchers.add(notify);
+      signal.addEventListener("abort", notify);
+      try {
+        while (!signal.aborted) {
+          const news = new Promise<void>((resolve) => (wake = resolve));
+          const migration = show(mustExist(id));
+          const text = JSON.stringify(migration);
+          if (text !== last) yield migration;
+          last = text;
+          if (migration.endedAt !== undefined) return;
+          await news;
+        }
+      } finally {
+        watchers.delete(notify);
+        signal.removeEventListener("abort", notify);
+      }
+    },
+
+    async cancel(id) {
+      const record = mustExist(id);
+      const state = running.get(id);
+      const reason = new UmsError("CANCELLED", "The migration was cancelled.");
+      if (record.role === "destination") throw new UmsError("NOT_YOURS", `Migration ${id} comes from ${record.peer}: cancel it there.`);
+      if (record.endedAt !== undefined || state?.phase === "CuttingOver") throw new UmsError("TOO_LATE", `Migration ${id} can't be cancelled any more.`);
+      if (state) state.controller.abort(reason);
+      else if (queue.includes(id)) {
+        queue.splice(queue.indexOf(id), 1);
+        database.end(id, { phase: "Failed", error: { code: "CANCELLED", detail: reason.message } });
+        changed();
+      }
+      return show(mustExist(id));
+    },
+
+    async resolve(id) {
+      const record = mustExist(id);
+      const state = running.get(id);
+      if (record.endedAt !== undefined || !state?.unfinished || state.unfinished.direction === "forward") throw new UmsError("NOT_STUCK", `Migration ${id} does not wait for its destination.`);
+      const answers = await peerClient(record.peer)
+        .request({ method: "GET", path: "/peer/healthcheck", timeoutMs: 5_000 })
+        .then(
+          () => true,
+          (cause: unknown) => !(cause instanceof UmsError && (cause.code === "SITE_UNREACHABLE" || cause.code === "TIMED_OUT")),
+        );
+      if (answers) throw new UmsError("NOT_STUCK", `Site ${record.peer} answers.`);
+      log.warn({ migration: id, destination: record.peer, by: "a person on this host" }, "the destination is said to be gone for good");
+      state.resolving = true;
+      state.wake?.();
+      await Promise.race([state.finished, sleep(60_000, undefined, { ref: false })]);
+      return show(mustExist(id));
+    },
+
+    forwards: () => database.forwards().map(({ migration, service, ports, to }) => ({ migration, service, ports, to })),
+    release,
+
+    doctor: (signal) => siteChecks({ config, engine, signal }),
+
+    async recoverIncoming() {
+      for (const { facts } of forwardings()) if (facts.forwarding) await installForwarding(facts.forwarding);
+      await incoming.recover();
+    },
+
+    resume() {
+      const open = database.unfinished().filter(({ role }) => role === "source");
+      const held = new Set(open.map(({ id }) => database.fact<SourceFacts>(id, "source")?.container.id));
+      void marks.all().then((ids) => Promise.all(ids.filter((id) => !held.has(id)).map((id) => marks.clear(id))));
+      // Each of these holds or may hold a service, so none waits in the queue.
+      for (const { id } of open) begin(id);
+    },
+
+    async close() {
+      const interrupted = new UmsError("INTERRUPTED", "`ums serve` is stopping.");
+      for (const state of running.values()) state.controller.abort(interrupted);
+      await Promise.race([Promise.all([...running.values()].map(({ finished }) => finished)), sleep(20_000, undefined, { ref: false })]);
+      stopping.abort();
+      await Promise.race([Promise.all([...running.values()].map(({ finished }) => finished)), sleep(2_000, undefined, { ref: false })]);
+      clearInterval(ticker);
+      clearInterval(orphanTimer);
+      await incoming.close();
+      for (const client of peers.values()) client.close();
+    },
+  };
+}
+
+/** The destination's half keeps its records beside the source's. */
+function incomingRecords(database: Database, changed: () => void): IncomingRecords {
+  const phaseOf: Partial<Record<PeerState, Phase>> = { reserved: "PreCopy", armed: "Transferring", restoring: "Restoring", restored: "Restoring" };
+  const record = (id: string) => {
+    const found = database.get(id);
+    return found?.role === "destination" ? found : undefined;
+  };
+  return {
+    create: ({ id, peer, need }) => {
+      if (database.get(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has been here before.`);
+      database.create({ id, role: "destination", service: need.spec.name, peer, request: {} });
+      database.update(id, { memoryBytes: need.memoryBytes, phase: "Preflight" });
+      changed();
+    },
+    refuse: (id, peer) => {
+      database.create({ id, role: "destination", service: "", peer, request: {} });
+      database.end(id, { phase: "RolledBack" });
+    },
+    fact: (id, key) => (record(id) ? database.fact(id, key) : undefined),
+    setFact: (id, key, value) => database.setFact(id, key, value),
+    peerOf: (id) => record(id)?.peer,
+    ended(id) {
+      const found = record(id);
+      if (found?.endedAt === undefined) return undefined;
+      return found.phase === "Succeeded" ? "committed" : "gone";
+    },
+    end(id, outcome) {
+      if (record(id)) database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
+      changed();
+    },
+    unfinished: () =>
+      database
+        .unfinished()
+        .filter(({ role }) => role === "destination")
+        .map(({ id }) => id),
+    progress(id, { bytes, state }) {
+      const phase = phaseOf[state];
+      database.update(id, { bytesSent: bytes, ...(phase === undefined ? {} : { phase }) });
+      changed();
+    },
+  };
+}
+
+function sentenceOf({ direction, step, cause }: Unfinished, destination: string): string {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  const what = {
+    back: step === "restore" ? `The service stays frozen until ${destination} has confirmed that its copy is destroyed` : `Undoing ${step} is tried again`,
+    undecided: `The service stays frozen until ${destination} has said whether it has committed`,
+    forward: `The service is at ${destination}; ${step} is tried again`,
+  }[direction];
+  return `${what}: ${why}`;
+}
+
+const newId = () => randomBytes(6).toString("hex");
+const round = (value: number) => Math.round(value * 10) / 10;
+const rounded = (record: Readonly<Record<string, number | undefined>>) =>
+  Object.fromEntries(Object.entries(record).flatMap(([key, value]) => (value === undefined ? [] : [[key, round(value)]])));

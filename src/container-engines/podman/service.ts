@@ -1,0 +1,42 @@
+/** Podman's API service, started where nobody has; what it started outlives it. */
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { execa } from "execa";
+import { UmsError } from "../../errors.ts";
+import { createPodman } from "./podman.ts";
+
+const startMs = 15_000;
+
+/** @returns what ends the service, where it was started here. @throws UmsError PODMAN_UNREACHABLE */
+export async function ensurePodmanService(socketPath: string): Promise<{ close(): Promise<void> }> {
+  if (await answers(socketPath)) return { close: async () => undefined };
+  await mkdir(path.dirname(socketPath), { recursive: true, mode: 0o755 });
+  // In a session of its own: a signal for this process must not stop a container's start half-way.
+  const service = execa("podman", ["system", "service", "--time=0", `unix://${socketPath}`], { detached: true, cleanup: false, stdio: "ignore", reject: false });
+  for (const until = Date.now() + startMs; Date.now() < until; await sleep(25)) {
+    if (existsSync(socketPath) && (await answers(socketPath)))
+      return {
+        async close() {
+          service.kill("SIGTERM");
+          await Promise.race([service, sleep(5_000)]);
+        },
+      };
+  }
+  service.kill("SIGKILL");
+  throw new UmsError("PODMAN_UNREACHABLE", `Podman's API service did not come up on ${socketPath}.`);
+}
+
+async function answers(socketPath: string): Promise<boolean> {
+  if (!existsSync(socketPath)) return false;
+  const podman = createPodman({ socketPath });
+  try {
+    await podman.version(AbortSignal.timeout(5_000));
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await podman.close();
+  }
+}
