@@ -31,12 +31,6 @@ if [ "$cgroup_version" = 1 ]; then
   done
 else
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
-  # A group with processes of its own cannot give controllers to its children.
-  mkdir -p /sys/fs/cgroup/init
-  echo $$ >/sys/fs/cgroup/init/cgroup.procs
-  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
-    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
-  done
 fi
 
 mkdir -p "$storage/containers" "$storage/ums" "$storage/etc" "$storage/etc-work"

@@ -19,6 +19,8 @@ const hostEnvironment = {
   HOME: "/root",
   LANG: "C.UTF-8",
   TERM: "dumb",
+  // Node's pipes are sockets, and bash whose stdin is one takes itself for a login by rsh and reads ~/.bashrc; not so below another shell.
+  SHLVL: "1",
   PATH: [
     join(checkout, "bin"),
     join(checkout, "node_modules/.bin"),
@@ -224,10 +226,10 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
     if (!init) throw new Error(`host ${name} is off`);
     return init.pid;
   };
-  // Processes that enter later join the group which has no controllers to give (see host-init.sh).
-  const enterCgroups = () => (cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init")));
+  // A v2 group that has processes cannot give controllers to its children, so the host's own live in one of these.
+  const entered = cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init"));
   const enter = () => [
-    ...inCgroups(enterCgroups()),
+    ...inCgroups(entered),
     "nsenter",
     `--target=${initPid()}`,
     ...["mount", "uts", "ipc", "net", "pid", "cgroup"].map((namespace) => `--${namespace}`),
@@ -241,10 +243,13 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
   const powerOn = async () => {
     if (init) throw new Error(`host ${name} is on already`);
     mkdirSync(storage, { recursive: true });
-    for (const cgroup of cgroups) makeCgroup(cgroup);
-    const namespaces = ["mount", "uts", "net", "ipc", "pid", "cgroup"].map((namespace) => `--${namespace}`);
+    for (const cgroup of entered) makeCgroup(cgroup);
+    const namespaces = ["mount", "uts", "net", "ipc", "pid"].map((namespace) => `--${namespace}`);
     const process = spawnTied([
       ...inCgroups(cgroups),
+      "unshare",
+      "--cgroup",
+      ...inCgroups(entered),
       "unshare",
       ...namespaces,
       "--fork",
@@ -261,10 +266,10 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
     const ready = firstLine(process, /^ready$/);
     ready.catch(() => undefined);
     const pid = Number((await firstLine(process, /^pid \d+$/)).slice(4));
+    await ready;
     init = { process, pid };
     await wan.exec(["ip", "link", "add", port(index), "type", "veth", "peer", "name", "eth0", "netns", String(pid)]);
     await wan.exec(["ip", "link", "set", port(index), "master", "wan", "up"]);
-    await ready;
     await place.exec(["ip", "addr", "add", `${address}/24`, "dev", "eth0"]);
     await place.exec(["ip", "link", "set", "eth0", "up"]);
     await place.exec(["ip", "route", "add", "default", "via", wanAddress]);
