@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import type { Verb } from "../verb.ts";
 
 export const serve: Verb = (program, act) => {
