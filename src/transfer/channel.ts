@@ -21,6 +21,7 @@ export type Header =
 const bufferBytes = 1 << 20;
 const buffersInFlight = 6;
 const maxHeaderBytes = 64 << 20;
+const replyMs = 2_000;
 
 export type Sender = Readonly<{
   /** Sends a part of a file as memory image. Resolves when it is handed to the connection. */
@@ -212,12 +213,14 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
   try {
     let slow = consume();
     if (slow) await slow;
-    for await (const chunk of socket as AsyncIterable<Buffer>) {
+    // Kept open at an error, so that the sender can be told.
+    for await (const chunk of socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
       while ((slow = consume())) await slow;
     }
   } catch (cause) {
-    if (!socket.destroyed) socket.end(`${JSON.stringify({ ok: false, message: cause instanceof Error ? cause.message : String(cause) })}\n`);
+    const reply = `${JSON.stringify({ ok: false, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
+    if (!socket.destroyed) await Promise.race([new Promise<void>((resolve) => socket.end(reply, resolve)), sleep(replyMs, undefined, { ref: false })]);
     throw cause;
   } finally {
     for (const sink of sinks.values()) void sink.end().catch(() => undefined);

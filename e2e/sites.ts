@@ -1,0 +1,75 @@
+/** Two hosts that are paired sites: what the demo, the tests and the benchmark start from. */
+import { createHosts, type Host, type Hosts, type HostsOptions, type RunningProcess } from "./hosts.ts";
+import { type ImageName, loadImage, runOnce } from "./images.ts";
+
+const umsPath = new URL("../bin/ums", import.meta.url).pathname;
+const port = 7443;
+
+/** A host with `ums serve` on it. */
+export type TestSite = Readonly<{
+  host: Host;
+  name: string;
+  /** The `ums serve` that runs now. */
+  serve(): RunningProcess;
+  /** Starts `ums serve` anew, after it was killed or the host came back. */
+  restart(): Promise<void>;
+  stop(): Promise<void>;
+  /** Runs `ums` on the host. @returns what it printed, and its exit code */
+  ums(args: readonly string[], options?: { timeoutMs?: number }): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }>;
+  /** Runs `ums … --json`. @returns its last line, parsed */
+  json<T = unknown>(args: readonly string[], options?: { timeoutMs?: number }): Promise<T>;
+}>;
+
+export type Sites = AsyncDisposable & Readonly<{ hosts: Hosts; a: TestSite; b: TestSite }>;
+
+export type SitesOptions = HostsOptions & Readonly<{ images?: readonly ImageName[]; configuration?: Readonly<Record<string, unknown>> }>;
+
+/** Makes two hosts, gives both the images, starts `ums serve` on each and pairs them. */
+export async function createSites({ images = ["redis"], configuration = {}, ...options }: SitesOptions = {}): Promise<Sites> {
+  const hosts = await createHosts(options);
+  try {
+    const [a, b] = await Promise.all([hosts.hosts[0], hosts.hosts[1]].map((host) => createSite(host, images, configuration)));
+    if (!a || !b) throw new Error("There are no two hosts.");
+    const { code } = await b.json<{ code: string }>(["pair"]);
+    await a.json(["pair", "--with", `${b.host.address}:${port}`, "--code", code]);
+    return { hosts, a, b, [Symbol.asyncDispose]: () => hosts[Symbol.asyncDispose]() };
+  } catch (cause) {
+    await hosts[Symbol.asyncDispose]();
+    throw cause;
+  }
+}
+
+async function createSite(host: Host, images: readonly ImageName[], configuration: Readonly<Record<string, unknown>>): Promise<TestSite> {
+  let process: RunningProcess | undefined;
+  const { name } = host;
+  const config = { siteName: name, listen: { host: host.address, port }, logLevel: "debug", ...configuration };
+  await host.exec(["mkdir", "-p", "/etc/ums"]);
+  await host.exec(["tee", "/etc/ums/config.json"], { input: JSON.stringify(config) });
+  for (const image of images) await runOnce(host, await loadImage(host, image));
+  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) => host.exec([umsPath, ...args], { timeoutMs, reject: false });
+  const site: TestSite = {
+    host,
+    name,
+    serve() {
+      if (!process) throw new Error(`ums serve does not run on ${name}.`);
+      return process;
+    },
+    async restart() {
+      process = await host.spawn([umsPath, "serve"]);
+      await process.waitForLine(/"msg":"serving"/, 30_000);
+    },
+    async stop() {
+      process?.kill("SIGTERM");
+      await process?.exited;
+    },
+    ums: run,
+    async json<T>(args: readonly string[], options?: { timeoutMs?: number }) {
+      const { stdout, stderr, exitCode } = await run([...args, "--json"], options);
+      const last = stdout.trim().split("\n").at(-1) ?? "";
+      if (last === "") throw new Error(`ums ${args.join(" ")} ended with ${exitCode}: ${stderr}`);
+      return JSON.parse(last) as T;
+    },
+  };
+  await site.restart();
+  return site;
+}

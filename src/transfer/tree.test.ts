@@ -1,0 +1,148 @@
+import { execFileSync } from "node:child_process";
+import { chmodSync, chownSync, linkSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { changes, pack, scan, settle, type Snapshot, unpack } from "./tree.ts";
+
+let work: string;
+let from: string;
+let to: string;
+const signal = new AbortController().signal;
+
+beforeEach(() => {
+  work = mkdtempSync(path.join(tmpdir(), "ums-tree-"));
+  from = path.join(work, "from");
+  to = path.join(work, "to");
+  mkdirSync(from);
+  mkdirSync(to);
+});
+afterEach(() => rmSync(work, { recursive: true, force: true }));
+
+/** One pass, as the two halves of a migration make it. */
+async function pass(before: Snapshot | undefined, { live = true } = {}): Promise<{ snapshot: Snapshot; sent: string[] }> {
+  const snapshot = scan(from, live ? await settle(from) : undefined);
+  const { changed, deleted } = changes(before, snapshot);
+  const sink = unpack(to, deleted);
+  if (changed.length > 0) {
+    const { content, finished } = pack(from, changed, { live, signal });
+    for await (const chunk of content) await sink.write(chunk as Buffer);
+    await finished;
+  }
+  await sink.end();
+  return { snapshot, sent: changed };
+}
+
+/** Everything about a tree that a service could see, hard links by the first name of their inode. */
+function describeTree(root: string): Record<string, string> {
+  const seen = new Map<bigint, string>();
+  const result: Record<string, string> = {};
+  const visit = (name: string) => {
+    const file = path.join(root, name);
+    const stat = lstatSync(file, { bigint: true });
+    const first = stat.isDirectory() ? name : (seen.get(stat.ino) ?? name);
+    seen.set(stat.ino, first);
+    const content = stat.isFile() ? readFileSync(file).toString("base64") : stat.isSymbolicLink() ? readlinkSync(file) : stat.isDirectory() ? "" : String(stat.rdev);
+    const attributes = stat.isSymbolicLink() ? "" : execFileSync("getfattr", ["--dump", "--match=-", "--absolute-names", "--encoding=hex", file], { encoding: "utf8" }).split("\n").slice(1).sort().join(" ");
+    result[name] = [stat.mode, stat.uid, stat.gid, stat.isDirectory() ? "" : stat.size, stat.mtimeNs, first, attributes, content].join("|");
+    if (stat.isDirectory()) for (const child of readdirSync(file).sort()) visit(path.join(name, child));
+  };
+  visit(".");
+  return result;
+}
+
+function furnish(): void {
+  mkdirSync(path.join(from, "a/b c"), { recursive: true });
+  writeFileSync(path.join(from, "a/plain"), "text");
+  writeFileSync(path.join(from, "a/b c/ü\n-weird \\ name"), "odd");
+  writeFileSync(path.join(from, "--files-from=x"), "not an option");
+  linkSync(path.join(from, "a/plain"), path.join(from, "hard"));
+  symlinkSync("/etc/passwd", path.join(from, "soft"));
+  chownSync(path.join(from, "a"), 1234, 4321);
+  chmodSync(path.join(from, "a"), 0o2750);
+  writeFileSync(path.join(from, "suid"), "x");
+  chownSync(path.join(from, "suid"), 99, 99);
+  chmodSync(path.join(from, "suid"), 0o4711);
+  execFileSync("setfattr", ["-n", "user.note", "-v", "kept", path.join(from, "a/plain")]);
+  execFileSync("setfattr", ["-n", "trusted.overlay.opaque", "-v", "y", path.join(from, "a/b c")]);
+  execFileSync("truncate", ["-s", "64M", path.join(from, "sparse")]);
+  execFileSync("mknod", [path.join(from, "whiteout"), "c", "0", "0"]);
+  execFileSync("mkfifo", [path.join(from, "fifo")]);
+  utimesSync(path.join(from, "a/plain"), 1000.5, 1000.5);
+}
+
+test("a tree arrives with its owners, modes, times, attributes, links, holes and whiteouts", async () => {
+  furnish();
+  await pass(undefined);
+  expect(describeTree(to)).toEqual(describeTree(from));
+  expect(lstatSync(path.join(to, "sparse")).blocks).toBeLessThan(64);
+});
+
+test("a later pass brings what was written, made, renamed and deleted since, and little else", async () => {
+  furnish();
+  writeFileSync(path.join(from, "untouched"), "x".repeat(1000));
+  execFileSync("sleep", ["0.1"]);
+  const first = await pass(undefined);
+  writeFileSync(path.join(from, "a/plain"), "longer text than before");
+  rmSync(path.join(from, "suid"));
+  renameSync(path.join(from, "a/b c"), path.join(from, "moved"));
+  linkSync(path.join(from, "sparse"), path.join(from, "second"));
+  rmSync(path.join(from, "fifo"));
+  mkdirSync(path.join(from, "fifo"));
+  writeFileSync(path.join(from, "fifo/now a directory"), "");
+  rmSync(path.join(from, "whiteout"));
+  const second = await pass(first.snapshot, { live: false });
+  expect(describeTree(to)).toEqual(describeTree(from));
+  expect(second.sent).not.toContain("./untouched");
+});
+
+test("a change that hides behind an equal size and an old modification time is found", async () => {
+  writeFileSync(path.join(from, "file"), "AAAA");
+  utimesSync(path.join(from, "file"), 1000, 1000);
+  const first = await pass(undefined);
+  writeFileSync(path.join(from, "file"), "BBBB");
+  utimesSync(path.join(from, "file"), 1000, 1000);
+  await pass(first.snapshot, { live: false });
+  expect(readFileSync(path.join(to, "file"), "utf8")).toBe("BBBB");
+});
+
+test("a store to a page that was mapped and dirty before the first pass is found", async () => {
+  const file = path.join(from, "mapped");
+  writeFileSync(file, "A".repeat(8192));
+  // Dirties the page, says so, waits for a line, and stores to the same page again without any system call on the file.
+  const program = `
+import mmap, sys
+f = open(${JSON.stringify(file)}, "r+b"); m = mmap.mmap(f.fileno(), 8192)
+m[0:5] = b"first"; print("dirty", flush=True)
+sys.stdin.readline(); m[0:5] = b"again"; print("stored", flush=True); sys.stdin.readline()`;
+  const { spawn } = await import("node:child_process");
+  const child = spawn("python3", ["-c", program], { stdio: ["pipe", "pipe", "inherit"] });
+  try {
+    const line = () => new Promise<string>((resolve) => child.stdout.once("data", (data: Buffer) => resolve(data.toString())));
+    await line();
+    execFileSync("sleep", ["0.1"]); // so that the first store's change time lies well before the pass
+    const first = await pass(undefined);
+    child.stdin.write("\n");
+    await line();
+    await pass(first.snapshot, { live: false });
+    expect(readFileSync(path.join(to, "mapped"), "latin1").slice(0, 5)).toBe("again");
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
+test("a pass over a tree whose files vanish meanwhile does not fail", async () => {
+  for (let index = 0; index < 50; index++) writeFileSync(path.join(from, `f${index}`), "x");
+  const snapshot = scan(from);
+  for (let index = 0; index < 50; index += 2) rmSync(path.join(from, `f${index}`));
+  const { content, finished } = pack(from, [...snapshot.entries.keys()], { live: true, signal });
+  for await (const chunk of content) void chunk;
+  await expect(finished).resolves.toBeUndefined();
+  const { content: strict, finished: failed } = pack(from, [...snapshot.entries.keys()], { live: false, signal });
+  for await (const chunk of strict) void chunk;
+  await expect(failed).rejects.toMatchObject({ code: "FILES_UNREADABLE" });
+});
+
+test("a path to delete outside of the tree is refused", async () => {
+  await expect(unpack(to, ["./../from"]).end()).rejects.toMatchObject({ code: "BAD_REQUEST" });
+});
