@@ -1,0 +1,37 @@
+/** One file with all of UMS: for hosts and images, and because it starts faster than its parts. */
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { copyFile } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const checkout = resolve(import.meta.dirname, "..");
+const entry = join(checkout, "src/apps/cli/main.ts");
+const target = join(checkout, "dist/ums.mjs");
+/** Files that the program reads at run time, from beside itself. */
+const assets = ["src/preflight/probe.pl"];
+
+/** Bundles `ums` where a source is newer than the bundle. @returns whether there was anything to do */
+export async function bundle(): Promise<boolean> {
+  if (existsSync(target)) {
+    const made = statSync(target).mtimeMs;
+    const sources = readdirSync(join(checkout, "src"), { recursive: true, encoding: "utf8" }).map((path) => join(checkout, "src", path));
+    if ([...sources, join(checkout, "package-lock.json")].every((path) => statSync(path).mtimeMs < made)) return false;
+  }
+  await build({
+    entryPoints: [entry],
+    outfile: target,
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    target: "node24",
+    sourcemap: "linked",
+    logLevel: "warning",
+    // CommonJS dependencies call require() for Node's own modules.
+    banner: { js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);' },
+  });
+  for (const asset of assets) await copyFile(join(checkout, asset), join(checkout, "dist", basename(asset)));
+  return true;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await bundle();
