@@ -40,7 +40,7 @@ export const ConfigFile = Type.Object(
       default: ["/dev/shm/ums", "/run/ums/images", "/var/lib/ums/images"],
       description: "Where memory images may lie; the first with room is taken",
     }),
-    podmanSocket: Path("/run/podman/podman.sock", "Podman's API"),
+    podmanSocket: Path("/run/ums/podman.sock", "UMS's own instance of Podman's API, started by `ums serve`"),
     maxConcurrentMigrations: Count(2, "Migrations from this site at once; more are queued"),
     maxIncoming: Count(4, "Migrations to this site at once; more are refused"),
     criuPath: Path("/opt/ums/criu/criu", "CRIU, at least 4.2.1"),

@@ -1,5 +1,4 @@
 /** `ums serve`: coordinator and interface of a host, in one process. */
-import "reflect-metadata";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import type { FastifyBaseLogger } from "fastify";
@@ -14,7 +13,7 @@ import { createHostCoordinator } from "./coordinator/host.ts";
 import { createLocalApi, listenOnSocket } from "./coordinator/http.ts";
 import { createMetrics } from "./coordinator/metrics.ts";
 import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
-import { createPeerServer } from "./coordinator/peer-server.ts";
+import { createPeerServer, listenForPeers } from "./coordinator/peer-server.ts";
 
 /** Resolves when the site answers on its socket and its port. @throws UmsError */
 export async function serve(config: Config, log: Logger): Promise<{ close(): Promise<void> }> {
@@ -53,7 +52,7 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
     }),
     (each) => each.close(),
   );
-  await peers.listen({ host: config.listen.host, port: config.listen.port });
+  await listenForPeers(peers, config.listen);
   coordinator.resume();
   log.info({ site: trust.siteName, socket: config.socketPath, ...config.listen, fingerprint: trust.fingerprint }, "serving");
   const owned = opened.move();

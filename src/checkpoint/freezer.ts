@@ -1,5 +1,5 @@
 /** The cgroup freezer of a process: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 
 const cgroupRoot = "/sys/fs/cgroup";
@@ -7,7 +7,7 @@ const cgroupRoot = "/sys/fs/cgroup";
 type Freezer = Readonly<{ version: 1 | 2; directory: string }>;
 
 /** @throws ENOENT when the process is gone */
-async function freezerOf(pid: number): Promise<Freezer> {
+export async function freezerOf(pid: number): Promise<Freezer> {
   const lines = (await readFile(`/proc/${pid}/cgroup`, "utf8")).trim().split("\n");
   for (const line of lines) {
     const [, controllers = "", ...rest] = line.split(":");
@@ -44,12 +44,19 @@ export async function killFrozen(pid: number): Promise<void> {
   }
 }
 
+/** Every process of the container whose init this is: those of its cgroup and of the groups below. */
+export async function processesOf(pid: number): Promise<number[]> {
+  const { directory } = await freezerOf(pid);
+  const groups = await readdir(directory, { recursive: true, withFileTypes: true });
+  const files = [directory, ...groups.filter((group) => group.isDirectory()).map((group) => path.join(group.parentPath, group.name))];
+  const lists = await Promise.all(files.map((group) => readFile(path.join(group, "cgroup.procs"), "utf8").catch(() => "")));
+  return lists.flatMap((list) => list.trim().split("\n").filter(Boolean).map(Number));
+}
+
 /** Bytes of memory that the process's tasks hold privately or share anonymously: what a dump will write, at most. */
 export async function memoryBytes(pid: number): Promise<number> {
-  const { directory } = await freezerOf(pid);
-  const tasks = (await readFile(path.join(directory, "cgroup.procs"), "utf8")).trim().split("\n").filter(Boolean);
   let kilobytes = 0;
-  for (const task of tasks) {
+  for (const task of await processesOf(pid)) {
     const status = await readFile(`/proc/${task}/status`, "utf8").catch(() => "");
     for (const field of ["RssAnon", "RssShmem", "VmSwap"]) kilobytes += Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
   }

@@ -18,7 +18,7 @@ export type Tools = Readonly<{
  * skip-in-flight: a connection that nobody has accepted yet would fail the dump; its client has had no answer.
  * ghost-limit: deleted but open files above CRIU's default of 1 MiB.
  */
-const criuSettings = "tcp-close\nskip-in-flight\nghost-limit 1073741824\n";
+export const criuSettings = "tcp-close\nskip-in-flight\nghost-limit 1073741824\n";
 
 export async function writeCriuSettings(file: string): Promise<void> {
   await writeFile(file, criuSettings);

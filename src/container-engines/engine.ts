@@ -32,6 +32,8 @@ export type Image = Readonly<{ id: string; names: readonly string[]; digests: re
 export type Volume = Readonly<{ name: string; directory: string; plain: boolean; labels: Readonly<Record<string, string>>; users: readonly string[] }>;
 
 export type ContainerEngine = Readonly<{
+  /** Name of the runtime that turns a twin's creation into a restore. */
+  restoringRuntime: string;
   version(signal?: AbortSignal): Promise<string>;
   list(signal?: AbortSignal): Promise<ContainerSummary[]>;
   /** @returns undefined when no container has this name or id */

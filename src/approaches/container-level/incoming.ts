@@ -82,8 +82,9 @@ type Reservation = {
   imageDirectory?: string;
   memory?: MemoryStore;
   started?: Promise<void>;
-  bundle?: string;
   networkNamespace?: string;
+  /** Where each kind of stream goes. Looked up early: while the shim waits, Podman answers nothing about the container. */
+  readonly places: Map<string, string>;
   bytes: number;
 };
 
@@ -131,8 +132,10 @@ export function createIncoming(parts: IncomingParts): Incoming {
       () => Promise.reject(new UmsError("SHIM_SILENT", "The container started without UMS's runtime.")),
       (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
     );
-    reservation.bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
-    const oci = JSON.parse(await readFile(path.join(reservation.bundle, "config.json"), "utf8")) as OciBundle;
+    const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
+    const oci = JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;
+    const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
+    if (shm !== undefined) reservation.places.set("shm", shm);
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
     if (namespace !== undefined) {
       reservation.networkNamespace = namespace;
@@ -228,7 +231,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
         if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
         records.create({ id, peer, need });
         records.setFact(id, "need", need);
-        reservation = { id, peer, need, cancelled: new AbortController(), state: "reserved", seenAt: Date.now(), busy: Promise.resolve(), bytes: 0 };
+        reservation = { id, peer, need, cancelled: new AbortController(), state: "reserved", seenAt: Date.now(), busy: Promise.resolve(), places: new Map(), bytes: 0 };
         reservations.set(id, reservation);
       }
       const owned = mine(id, peer);
@@ -271,6 +274,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
         reservation.containerId = await engine.createTwin(need.spec);
         records.setFact(id, "containerId", reservation.containerId);
         const twin = await engine.find(reservation.containerId);
+        if (twin) {
+          reservation.places.set("changes", twin.changesDirectory).set("log", twin.logPath);
+          for (const { name, directory } of twin.volumes) reservation.places.set(`volume:${name}`, directory);
+        }
+        if (twin && twin.runtime !== engine.restoringRuntime) throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
         const unlike = twin ? differences(need.spec, { ...twin.spec, sysctls: need.spec.sysctls }) : ["all"];
         if (unlike.length > 0) {
           log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
@@ -383,53 +391,18 @@ export function createIncoming(parts: IncomingParts): Incoming {
     },
   };
 
-  function sinkFor(reservation: Reservation, content: StreamContent): Sink {
-    const { id, need } = reservation;
+  function sinkFor({ id, places }: Reservation, content: StreamContent): Sink {
     if (content.kind === "image") return fileSink(path.join(blobsDirectory(id), content.file), "w");
-    const root = async (): Promise<string> => {
-      const container = await engine.find(reservation.containerId ?? "");
-      if (!container) throw new UmsError("PEER_FAILED", "There is no container yet to take files.");
-      if (content.kind === "log") return container.logPath;
-      if (content.tree === "changes") return container.changesDirectory;
-      if (content.tree === "shm") return shmSource(reservation.bundle);
-      const name = content.tree.slice("volume:".length);
-      const volume = need.volumes.some((wanted) => wanted.name === name) ? await engine.findVolume(name) : undefined;
-      if (!volume) throw new UmsError("BAD_REQUEST", `Volume ${name} was not reserved.`);
-      return volume.directory;
-    };
-    // While the shim waits, Podman holds the container's lock, and asking for it would wait too.
-    return later(known(reservation, content, root).then((place) => (content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted))));
+    const place = places.get(content.kind === "tree" ? content.tree : content.kind);
+    if (place === undefined) throw new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
+    return content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted);
   }
-
-  /** Places are looked up once, before the container is armed. */
-  async function known(reservation: Reservation, content: StreamContent, look: () => Promise<string>): Promise<string> {
-    const key = content.kind === "tree" ? content.tree : content.kind;
-    const places = placesOf(reservation);
-    const place = places.get(key) ?? (await look());
-    places.set(key, place);
-    return place;
-  }
-}
-
-const placesByReservation = new WeakMap<Reservation, Map<string, string>>();
-function placesOf(reservation: Reservation): Map<string, string> {
-  let places = placesByReservation.get(reservation);
-  if (!places) placesByReservation.set(reservation, (places = new Map()));
-  return places;
 }
 
 /** Room for the images beside the pages themselves. */
 const memorySlackBytes = 64 << 20;
 
 type OciBundle = { linux: { namespaces: { type: string; path?: string }[] }; mounts: { destination: string; source: string }[] };
-
-async function shmSource(bundle: string | undefined): Promise<string> {
-  if (bundle === undefined) throw new UmsError("PEER_FAILED", "Shared memory came before its destination was armed.");
-  const oci = JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;
-  const source = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
-  if (source === undefined) throw new UmsError("PEER_FAILED", "The destination's container has no /dev/shm.");
-  return source;
-}
 
 function counted(sink: Sink, count: (bytes: number) => void): Sink {
   return {
@@ -451,19 +424,6 @@ function fileSink(file: string, flags: "w" | "a"): Sink {
       stream.end();
       return done;
     },
-  };
-}
-
-/** A sink whose place is still being looked up. */
-function later(promise: Promise<Sink>): Sink {
-  promise.catch(() => undefined); // met by write or end
-  let sink: Sink | undefined;
-  return {
-    write(chunk) {
-      if (sink) return sink.write(chunk);
-      return promise.then((ready) => (sink = ready).write(chunk));
-    },
-    end: async () => (await promise).end(),
   };
 }
 

@@ -89,7 +89,7 @@ export type Inspect = {
     BlkioDeviceWriteBps: unknown[] | null;
     BlkioDeviceReadIOps: unknown[] | null;
     BlkioDeviceWriteIOps: unknown[] | null;
-    Init: boolean;
+    Init?: boolean;
   };
 };
 
@@ -174,7 +174,7 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     capDrop: (host.CapDrop ?? []).toSorted(),
     securityOptions: (host.SecurityOpt ?? []).toSorted(),
     readOnly: host.ReadonlyRootfs,
-    init: host.Init,
+    init: host.Init ?? false,
     dns: { servers: host.Dns ?? [], search: host.DnsSearch ?? [], options: host.DnsOptions ?? [] },
     extraHosts: host.ExtraHosts ?? [],
     sysctls: oci.linux?.sysctl ?? {},
@@ -296,7 +296,7 @@ export function specGenerator(spec: ContainerSpec, runtime: string): Record<stri
             Retries: spec.health.retries,
           },
         }
-      : { healthconfig: { Test: ["NONE"] } }),
+      : {}),
     stop_signal: spec.stopSignal,
     stop_timeout: spec.stopTimeoutS,
     resource_limits: {

@@ -72,6 +72,8 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
   }
 
   const engine: ContainerEngine = {
+    restoringRuntime: shimRuntime,
+
     async version(signal) {
       const { Version } = (await api.call({ method: "GET", path: "/version", ...(signal ? { signal } : {}) })) as { Version: string };
       return Version;

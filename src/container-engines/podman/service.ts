@@ -1,11 +1,15 @@
-/** Podman's API service, started where nobody has; what it started outlives it. */
+/**
+ * Podman's API service, started where nobody has; what it started outlives it. It has a socket of its own, because
+ * Podman 4.3 takes a new container's runtime from the service's options and ignores `oci_runtime` of its API: what is
+ * created here gets UMS's runtime, and containers that are there already keep theirs.
+ */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../../errors.ts";
-import { createPodman } from "./podman.ts";
+import { createPodman, shimRuntime } from "./podman.ts";
 
 const startMs = 15_000;
 
@@ -14,7 +18,7 @@ export async function ensurePodmanService(socketPath: string): Promise<{ close()
   if (await answers(socketPath)) return { close: async () => undefined };
   await mkdir(path.dirname(socketPath), { recursive: true, mode: 0o755 });
   // In a session of its own: a signal for this process must not stop a container's start half-way.
-  const service = execa("podman", ["system", "service", "--time=0", `unix://${socketPath}`], { detached: true, cleanup: false, stdio: "ignore", reject: false });
+  const service = execa("podman", ["--runtime", shimRuntime, "system", "service", "--time=0", `unix://${socketPath}`], { detached: true, cleanup: false, stdio: "ignore", reject: false });
   for (const until = Date.now() + startMs; Date.now() < until; await sleep(25)) {
     if (existsSync(socketPath) && (await answers(socketPath)))
       return {
