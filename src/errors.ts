@@ -158,7 +158,6 @@ export const errorTable = {
     cause: "The state directory can't be written, or does not survive a reboot.",
     cure: "Set stateDirectory to a directory on a disk.",
   },
-  NOT_RUNNING: { http: 409, cause: "Only a running container can be moved.", cure: "Start it (or `podman unpause` it) first." },
   UNSUPPORTED_SETTING: {
     http: 409,
     cause: "The container has settings that UMS can't give to its copy.",

@@ -1,0 +1,328 @@
+/** Whether a service that another site describes can be taken in here. Changes nothing. */
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
+import { access, readdir, readFile, stat, statfs } from "node:fs/promises";
+import { createServer } from "node:net";
+import { release } from "node:os";
+import type { CheckAnswer, CheckResult, Need } from "../approaches/container-level/protocol.ts";
+import { freezerOf } from "../checkpoint/freezer.ts";
+import type { Config } from "../config.ts";
+import type { ContainerEngine, Image } from "../container-engines/engine.ts";
+import { createPodmanApi } from "../container-engines/podman/api.ts";
+import type { ContainerSpec, PortMapping } from "../container-engines/spec.ts";
+import type { ErrorCode } from "../errors.ts";
+import { isTmpfs } from "../transfer/tree.ts";
+import { cpuFeatures } from "./cpu.ts";
+import { existing, siteChecks } from "./site.ts";
+import { isAtLeast, numbersOf } from "./version.ts";
+
+/** CRIU's other images beside the pages, and growth until the freeze. */
+const memorySlackBytes = 64 << 20;
+const diskSlackBytes = 64 << 20;
+
+type Parts = Readonly<{
+  need: Need;
+  engine: ContainerEngine;
+  config: Config;
+  /** Ports that UMS leads to other sites: they come back when their service does. */
+  ownForwardPorts: readonly PortMapping[];
+  signal: AbortSignal;
+}>;
+
+export async function destinationChecks({ need, engine, config, ownForwardPorts, signal }: Parts): Promise<CheckAnswer> {
+  const [site, imageBytes] = await Promise.all([siteChecks({ config, engine, signal }), missingImageBytes(engine, need.image, signal)]);
+  const own = await Promise.all([
+    name(engine, need, signal),
+    ports(need.spec.ports, ownForwardPorts),
+    volumes(engine, need),
+    networks(engine, need),
+    bindMounts(need),
+    seccompProfile(need.spec),
+    memory(config, need),
+    disk({ config, need, imageBytes, signal }),
+    kernel(need),
+    cpu(need),
+    cgroupLimits(need.spec),
+    ulimits(need.spec),
+    healthTimer(need.spec),
+  ]);
+  signal.throwIfAborted();
+  const failing = site
+    .filter(({ ok }) => !ok)
+    .map(({ name: check, code, found }): CheckResult => ({
+      name: check,
+      ok: false,
+      ...(code === undefined ? {} : { code }),
+      detail: `${check}: ${found}`.slice(0, 4_000),
+    }));
+  const healthy: CheckResult[] = failing.length === 0 ? [{ name: "the host", ok: true }] : failing;
+  return { checks: [...healthy, ...own], imageBytes };
+}
+
+const verdict = (check: string, code: ErrorCode, found: readonly string[]): CheckResult =>
+  found.length === 0 ? { name: check, ok: true } : { name: check, ok: false, code, detail: found.join(" ").slice(0, 4_000) };
+
+const mebibytes = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+const isThere = (file: string) =>
+  access(file).then(
+    () => true,
+    () => false,
+  );
+
+async function name(engine: ContainerEngine, { spec }: Need, signal: AbortSignal): Promise<CheckResult> {
+  const taken = await engine.find(spec.name, signal);
+  return verdict("name", "NAME_TAKEN", taken ? [`Container ${spec.name} exists already, ${taken.state}.`] : []);
+}
+
+/** UMS's own forwarding takes no socket, and ends when its port is wanted here. */
+async function ports(wanted: readonly PortMapping[], ownForwardPorts: readonly PortMapping[]): Promise<CheckResult> {
+  const forwarded = ({ hostPort, protocol }: PortMapping) =>
+    ownForwardPorts.some((port) => port.hostPort === hostPort && port.protocol === protocol);
+  const failures = await Promise.all(wanted.map(async (port) => ({ port, failure: await bindFailure(port) })));
+  const words = ({ hostIp, hostPort, protocol }: PortMapping) =>
+    `${hostIp.includes(":") ? `[${hostIp}]` : hostIp || "0.0.0.0"}:${hostPort}/${protocol}`;
+  const missing = failures
+    .filter(({ failure }) => failure === "EADDRNOTAVAIL")
+    .map(({ port }) => `This host has no address ${port.hostIp}.`);
+  if (missing.length > 0) return verdict("ports", "ADDRESS_MISSING", [...new Set(missing)]);
+  const taken = failures.filter(({ port, failure }) => failure !== undefined && !forwarded(port));
+  return verdict(
+    "ports",
+    "PORT_TAKEN",
+    taken.map(({ port, failure }) => `Port ${words(port)} can't be had (${failure}).`),
+  );
+}
+
+/** The only sure way to know: something may hold the port without listening. @returns the error's code */
+async function bindFailure({ hostIp, hostPort, protocol }: PortMapping): Promise<string | undefined> {
+  const host = hostIp === "" ? "0.0.0.0" : hostIp;
+  try {
+    if (protocol === "tcp") {
+      const server = createServer().listen({ host, port: hostPort, exclusive: true });
+      await once(server, "listening");
+      server.close();
+    } else if (protocol === "udp") {
+      const socket = createSocket(host.includes(":") ? "udp6" : "udp4").bind({ address: host, port: hostPort, exclusive: true });
+      await once(socket, "listening");
+      socket.close();
+    }
+    return undefined;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code ?? "unknown";
+  }
+}
+
+async function volumes(engine: ContainerEngine, need: Need): Promise<CheckResult> {
+  const found = await Promise.all(need.volumes.map((volume) => engine.findVolume(volume.name)));
+  return verdict(
+    "volumes",
+    "VOLUME_EXISTS",
+    found.flatMap((volume) =>
+      volume ? [`Volume ${volume.name} exists already${volume.users.length > 0 ? `, used by ${volume.users.join(", ")}` : ""}.`] : [],
+    ),
+  );
+}
+
+async function networks(engine: ContainerEngine, { spec }: Need): Promise<CheckResult> {
+  const there = await engine.networks();
+  return verdict(
+    "networks",
+    "NETWORK_MISSING",
+    Object.keys(spec.networks)
+      .filter((network) => !there.includes(network))
+      .map((network) => `There is no network ${network}.`),
+  );
+}
+
+async function bindMounts({ spec }: Need): Promise<CheckResult> {
+  const missing = await Promise.all(spec.binds.map(async ({ source }) => ((await isThere(source)) ? [] : [`${source} does not exist.`])));
+  return verdict("bind mounts", "BIND_MOUNT_MISSING", missing.flat());
+}
+
+async function seccompProfile({ securityOptions }: ContainerSpec): Promise<CheckResult> {
+  const files = securityOptions.filter((option) => option.startsWith("seccomp=/")).map((option) => option.slice("seccomp=".length));
+  const missing = await Promise.all(files.map(async (file) => ((await isThere(file)) ? [] : [`${file} does not exist.`])));
+  return verdict("seccomp profile", "SECCOMP_PROFILE_MISSING", missing.flat());
+}
+
+/** Room for the image where the coordinator would put it, and for the restored memory beside it. */
+async function memory(config: Config, { memoryBytes }: Need): Promise<CheckResult> {
+  const image = memoryBytes + memorySlackBytes;
+  const candidates = await Promise.all(
+    config.imageDirectories.map(async (directory) => {
+      const there = await existing(directory);
+      const { bavail, bsize } = await statfs(there);
+      return { roomBytes: bavail * bsize, inMemory: await isTmpfs(there) };
+    }),
+  );
+  const chosen = candidates.find(({ roomBytes }) => roomBytes >= image);
+  if (!chosen) {
+    const most = Math.max(...candidates.map(({ roomBytes }) => roomBytes));
+    return verdict("memory", "NO_ROOM", [
+      `The image takes ${mebibytes(image)}; the roomiest of the image directories has ${mebibytes(most)}.`,
+    ]);
+  }
+  const wanted = memoryBytes + (chosen.inMemory ? image : 0);
+  const available = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(await readFile("/proc/meminfo", "utf8"))?.[1] ?? 0) * 1024;
+  return verdict(
+    "memory",
+    "NO_MEMORY",
+    available >= wanted
+      ? []
+      : [
+          `${mebibytes(wanted)} are needed (${chosen.inMemory ? "the service and its image in tmpfs" : "the service"}), ${mebibytes(available)} are available.`,
+        ],
+  );
+}
+
+async function disk({
+  config,
+  need,
+  imageBytes,
+  signal,
+}: {
+  config: Config;
+  need: Need;
+  imageBytes: number;
+  signal: AbortSignal;
+}): Promise<CheckResult> {
+  const storage = await graphRoot(config, signal);
+  // The missing layers lie in the state directory until Podman has read them.
+  const wanted = [
+    { directory: await existing(storage), bytes: need.fileBytes + imageBytes + diskSlackBytes },
+    { directory: await existing(config.stateDirectory), bytes: imageBytes },
+  ];
+  const devices = await Promise.all(wanted.map(async ({ directory }) => (await stat(directory)).dev));
+  const together =
+    devices[0] === devices[1]
+      ? [{ directory: wanted[0]?.directory ?? "/", bytes: wanted.reduce((sum, { bytes }) => sum + bytes, 0) }]
+      : wanted;
+  const short = await Promise.all(
+    together.map(async ({ directory, bytes }) => {
+      const { bavail, bsize } = await statfs(directory);
+      return bavail * bsize >= bytes ? [] : [`${directory} has ${mebibytes(bavail * bsize)} of room, ${mebibytes(bytes)} are needed.`];
+    }),
+  );
+  return verdict("disk", "NO_DISK", short.flat());
+}
+
+async function graphRoot(config: Config, signal: AbortSignal): Promise<string> {
+  const api = createPodmanApi(config.podmanSocket);
+  try {
+    const { store } = (await api.call({ method: "GET", path: "/info", signal })) as { store: { graphRoot: string } };
+    return store.graphRoot;
+  } finally {
+    await api.close();
+  }
+}
+
+/** What has to come over: the image but for the layers that the largest image here has in common with it. */
+async function missingImageBytes(engine: ContainerEngine, wanted: Need["image"], signal: AbortSignal): Promise<number> {
+  if (await engine.findImage(wanted.id, signal)) return 0;
+  return missingBytes(wanted, await engine.images(signal));
+}
+
+export function missingBytes(wanted: Pick<Image, "layers" | "sizeBytes">, images: readonly Pick<Image, "layers" | "sizeBytes">[]): number {
+  // Layers' own sizes are not told, but an image all of whose layers are wanted has just their size.
+  const common = images.filter(({ layers }) => layers.every((layer) => wanted.layers.includes(layer))).map(({ sizeBytes }) => sizeBytes);
+  return Math.max(0, wanted.sizeBytes - Math.max(0, ...common));
+}
+
+async function kernel(need: Need): Promise<CheckResult> {
+  const [wanted, own] = [numbersOf(need.kernel).slice(0, 2).join("."), release()];
+  return verdict("kernel", "KERNEL_OLDER", isAtLeast(own, wanted) ? [] : [`The source runs Linux ${need.kernel}, this host ${own}.`]);
+}
+
+async function cpu(need: Need): Promise<CheckResult> {
+  const own = new Set(await cpuFeatures());
+  const missing = need.cpuFeatures.filter((feature) => !own.has(feature));
+  return verdict("CPU", "CPU_FEATURES", missing.length === 0 ? [] : [`Missing: ${missing.join(", ")}.`]);
+}
+
+/** Which controller each limit needs. */
+async function cgroupLimits({ limits }: ContainerSpec): Promise<CheckResult> {
+  const { version } = await freezerOf(process.pid);
+  const controllers =
+    version === 2
+      ? (await readFile("/sys/fs/cgroup/cgroup.controllers", "utf8").catch(() => "")).trim().split(" ")
+      : await readdir("/sys/fs/cgroup").catch(() => []);
+  const has = (...names: string[]) => names.some((each) => controllers.some((controller) => controller.split(",").includes(each)));
+  const wanted: [boolean, boolean, string][] = [
+    [limits.memoryBytes > 0 || limits.memoryReservationBytes > 0, has("memory"), "memory"],
+    [limits.memorySwapBytes > 0, has("memory"), "swap"],
+    [limits.memorySwappiness >= 0, version === 1, "swappiness, which cgroup version 2 lacks"],
+    [limits.oomKillDisable, version === 1, "an OOM killer that is off, which cgroup version 2 lacks"],
+    [limits.cpuShares > 0 || limits.cpuQuota > 0, has("cpu"), "CPU time"],
+    [limits.cpusetCpus !== "" || limits.cpusetMems !== "", has("cpuset"), "CPU sets"],
+    [limits.pids > 0, has("pids"), "the number of processes"],
+    [limits.blkioWeight > 0, has("blkio", "io"), "block I/O"],
+  ];
+  const lacking = wanted.filter(([isWanted, canBe]) => isWanted && !canBe).map(([, , what]) => `No limit of ${what} can be set here.`);
+  const online = await readFile("/sys/devices/system/cpu/online", "utf8").catch(() => "");
+  const cpus = listOf(limits.cpusetCpus).filter((each) => !listOf(online).includes(each));
+  return verdict("resource limits", "CGROUP_LIMIT", [...lacking, ...(cpus.length > 0 ? [`This host has no CPU ${cpus.join(", ")}.`] : [])]);
+}
+
+/** `0-2,5` as the kernel writes it. */
+export function listOf(text: string): number[] {
+  return text
+    .trim()
+    .split(",")
+    .filter(Boolean)
+    .flatMap((part) => {
+      const [from = 0, to = from] = part.split("-").map(Number);
+      return Array.from({ length: Math.min(to - from + 1, 8192) }, (_, index) => from + index);
+    });
+}
+
+/** Rows of /proc/PID/limits by the names of setrlimit. */
+const limitRows: Readonly<Record<string, string>> = {
+  RLIMIT_AS: "Max address space",
+  RLIMIT_CORE: "Max core file size",
+  RLIMIT_CPU: "Max cpu time",
+  RLIMIT_DATA: "Max data size",
+  RLIMIT_FSIZE: "Max file size",
+  RLIMIT_LOCKS: "Max file locks",
+  RLIMIT_MEMLOCK: "Max locked memory",
+  RLIMIT_MSGQUEUE: "Max msgqueue size",
+  RLIMIT_NICE: "Max nice priority",
+  RLIMIT_NOFILE: "Max open files",
+  RLIMIT_NPROC: "Max processes",
+  RLIMIT_RSS: "Max resident set",
+  RLIMIT_RTPRIO: "Max realtime priority",
+  RLIMIT_RTTIME: "Max realtime timeout",
+  RLIMIT_SIGPENDING: "Max pending signals",
+  RLIMIT_STACK: "Max stack size",
+};
+const capSysResource = 24n;
+
+/** Nobody gives more than he has, without CAP_SYS_RESOURCE; and nobody more open files than fs.nr_open. */
+async function ulimits({ ulimits: wanted }: ContainerSpec): Promise<CheckResult> {
+  const [limits, status, openFiles] = await Promise.all([
+    readFile("/proc/self/limits", "utf8"),
+    readFile("/proc/self/status", "utf8"),
+    readFile("/proc/sys/fs/nr_open", "utf8").then(Number),
+  ]);
+  const capable = ((BigInt(`0x${/^CapEff:\s+(\w+)$/m.exec(status)?.[1] ?? "0"}`) >> capSysResource) & 1n) === 1n;
+  const above = wanted.flatMap(({ name: limit, hard }) => {
+    const most = Math.min(capable ? Infinity : hardLimit(limits, limit), limit === "RLIMIT_NOFILE" ? openFiles : Infinity);
+    return (hard < 0 ? Infinity : hard) > most ? [`${limit} is ${hard < 0 ? "unlimited" : hard} there, at most ${most} here.`] : [];
+  });
+  return verdict("ulimits", "ULIMIT", above);
+}
+
+export function hardLimit(limits: string, limit: string): number {
+  const row = limits.split("\n").find((line) => line.startsWith(limitRows[limit] ?? "\0"));
+  const value = row?.slice(26).trim().split(/\s+/)[1];
+  return value === undefined || value === "unlimited" ? Infinity : Number(value);
+}
+
+/** Podman runs a health check by a timer of systemd, and a start fails where there is none. */
+async function healthTimer({ health }: ContainerSpec): Promise<CheckResult> {
+  const needed = health !== undefined && health.test[0] !== "NONE" && health.intervalNs > 0;
+  return verdict(
+    "health check",
+    "HEALTHCHECK_TIMER",
+    needed && !(await isThere("/run/systemd/system")) ? ["This host does not run systemd."] : [],
+  );
+}

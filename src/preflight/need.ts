@@ -1,0 +1,83 @@
+/** What the destination must know about a service beforehand. */
+import { readFile, stat } from "node:fs/promises";
+import { release } from "node:os";
+import path from "node:path";
+import { execa } from "execa";
+import type { Need } from "../approaches/container-level/protocol.ts";
+import { memoryBytes, processesOf } from "../checkpoint/freezer.ts";
+import type { Container, ContainerEngine } from "../container-engines/engine.ts";
+import type { OciConfig } from "../container-engines/podman/describe.ts";
+import { UmsError } from "../errors.ts";
+import { cpuFeatures } from "./cpu.ts";
+
+const diskUsageMs = 120_000;
+
+/**
+ * @param container running
+ * @returns what the destination is asked for, and the host's path of the container's /dev/shm where that is a mount of its own
+ */
+export async function describeNeed({
+  engine,
+  container,
+  signal,
+}: {
+  engine: ContainerEngine;
+  container: Container;
+  signal: AbortSignal;
+}): Promise<{ need: Need; shm: string | undefined }> {
+  const [image, volumes, memory, files, features, uids, shm] = await Promise.all([
+    engine.findImage(container.spec.imageId, signal),
+    Promise.all(container.volumes.map(({ name }) => engine.findVolume(name))),
+    memoryBytes(container.pid),
+    diskUsage([container.changesDirectory, ...container.volumes.map(({ directory }) => directory)], signal),
+    cpuFeatures(),
+    uidsOf(container.pid),
+    shmOf(container),
+  ]);
+  if (!image) throw new UmsError("PODMAN_FAILED", `The image of container ${container.name} is not there any more.`);
+  const need: Need = {
+    spec: container.spec,
+    image: { ...image, names: [...image.names], digests: [...image.digests], layers: [...image.layers] },
+    volumes: volumes.flatMap((volume) => (volume ? [{ name: volume.name, labels: { ...volume.labels } }] : [])),
+    // Files in /dev/shm are in no process's memory as long as none has mapped them.
+    memoryBytes: memory,
+    fileBytes: files + (shm === undefined ? 0 : await diskUsage([shm], signal)),
+    kernel: release(),
+    cpuFeatures: features,
+    uids,
+  };
+  return { need, shm };
+}
+
+/** Blocks in use, so that sparse files count as what they take. */
+async function diskUsage(directories: readonly string[], signal: AbortSignal): Promise<number> {
+  const there = directories.filter((directory) => directory !== "");
+  if (there.length === 0) return 0;
+  // A file that vanishes while du looks makes it end with 1; the total is told all the same.
+  const { stdout } = await execa("du", ["--summarize", "--total", "--block-size=1", "--", ...there], {
+    stdin: "ignore",
+    timeout: diskUsageMs,
+    cancelSignal: signal,
+    reject: false,
+    env: { LC_ALL: "C" },
+  });
+  signal.throwIfAborted();
+  const total = /^(\d+)\ttotal$/m.exec(stdout)?.[1];
+  if (total === undefined) throw new UmsError("FILES_UNREADABLE", `The size of ${there.join(", ")} could not be found out.`);
+  return Number(total);
+}
+
+async function uidsOf(pid: number): Promise<number[]> {
+  const statuses = await Promise.all((await processesOf(pid)).map((each) => readFile(`/proc/${each}/status`, "utf8").catch(() => "")));
+  const uids = statuses.flatMap((status) => (/^Uid:\s+(.*)$/m.exec(status)?.[1] ?? "").split(/\s+/).filter(Boolean).map(Number));
+  return [...new Set(uids)].toSorted((a, b) => a - b);
+}
+
+/** Podman gives each container a tmpfs for /dev/shm, mounts it on the host, and binds it into the container. */
+async function shmOf({ ociConfigPath }: Container): Promise<string | undefined> {
+  const oci = JSON.parse(await readFile(ociConfigPath, "utf8")) as OciConfig;
+  const source = oci.mounts?.find(({ destination }) => destination === "/dev/shm")?.source;
+  if (source === undefined || !path.isAbsolute(source)) return undefined;
+  const [own, above] = await Promise.all([stat(source), stat(path.dirname(source))]).catch(() => []);
+  return own && above && own.dev !== above.dev ? source : undefined;
+}

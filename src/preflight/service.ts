@@ -1,0 +1,90 @@
+/** Whether a container can be taken from this host: what it is, and what its processes hold. */
+import type { CheckResult } from "../approaches/container-level/protocol.ts";
+import { processesOf } from "../checkpoint/freezer.ts";
+import type { Container, ContainerEngine } from "../container-engines/engine.ts";
+import { shimRuntime } from "../container-engines/podman/podman.ts";
+import type { ErrorCode } from "../errors.ts";
+import { heldResources } from "./resources.ts";
+
+const dumpableRuntimes: readonly string[] = ["runc", shimRuntime];
+/** json-file is another name of k8s-file in Podman. */
+const movableLogs: readonly string[] = ["k8s-file", "json-file", "none"];
+
+/** @param bindMounts sources of bind mounts that the destination has too */
+export async function serviceChecks({
+  engine,
+  container,
+  bindMounts,
+  signal,
+}: {
+  engine: ContainerEngine;
+  container: Container;
+  bindMounts: readonly string[];
+  signal: AbortSignal;
+}): Promise<CheckResult[]> {
+  const [volumes, processes] = await Promise.all([volumeChecks(engine, container), processChecks(container)]);
+  signal.throwIfAborted();
+  return [...settingChecks(container, bindMounts), ...volumes, ...processes];
+}
+
+const check = (name: string, code: ErrorCode, found: readonly string[]): CheckResult =>
+  found.length === 0 ? { name, ok: true } : { name, ok: false, code, detail: sentence(found) };
+
+/** At most what a person wants to read, and what the protocol allows. */
+function sentence(found: readonly string[]): string {
+  const shown = [...new Set(found)];
+  const more = shown.length > 8 ? `, and ${shown.length - 8} more` : "";
+  const text = `${shown.slice(0, 8).join(", ")}${more}`.slice(0, 3_900);
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+}
+
+/** What the container's description alone tells. */
+export function settingChecks(container: Container, bindMounts: readonly string[]): CheckResult[] {
+  const { spec, state, runtime } = container;
+  const unit = spec.labels.PODMAN_SYSTEMD_UNIT;
+  const driver = spec.log.driver;
+  return [
+    check("runs", "SERVICE_NOT_RUNNING", state === "running" ? [] : [`container ${container.name} is ${state}`]),
+    check("settings", "UNSUPPORTED_SETTING", container.beyond),
+    check("runtime", "RUNTIME_NOT_RUNC", dumpableRuntimes.includes(runtime) ? [] : [`its OCI runtime is ${runtime}`]),
+    check(
+      "bind mounts",
+      "BIND_MOUNT",
+      spec.binds
+        .filter(({ source }) => !bindMounts.includes(source))
+        .map(({ source, destination }) => `${source} is mounted at ${destination}`),
+    ),
+    check("log", "LOG_DRIVER", movableLogs.includes(driver) ? [] : [`its log driver is ${driver}`]),
+    check("systemd unit", "SYSTEMD_UNIT", unit === undefined ? [] : [`it belongs to the unit ${unit}`]),
+  ];
+}
+
+async function volumeChecks(engine: ContainerEngine, container: Container): Promise<CheckResult[]> {
+  const volumes = await Promise.all(container.volumes.map(({ name }) => engine.findVolume(name)));
+  const there = volumes.filter((volume) => volume !== undefined);
+  return [
+    check(
+      "volumes",
+      "VOLUME_UNSUPPORTED",
+      there.filter(({ plain }) => !plain).map(({ name }) => `volume ${name} has a driver or options`),
+    ),
+    check(
+      "volumes' users",
+      "VOLUME_SHARED",
+      there.flatMap(({ name, users }) =>
+        users.filter((user) => user !== container.name).map((user) => `volume ${name} is used by container ${user} too`),
+      ),
+    ),
+  ];
+}
+
+async function processChecks(container: Container): Promise<CheckResult[]> {
+  if (container.pid === 0 || container.state !== "running") return [];
+  const pids = await processesOf(container.pid).catch(() => []); // it ended this moment
+  const found = await heldResources({ init: container.pid, pids });
+  return [
+    check("io_uring", "IO_URING", found.ioUring),
+    check("addresses", "ADDRESS_BOUND", found.ownAddresses),
+    check("what its processes hold", "UNSUPPORTED_RESOURCE", found.unsupported),
+  ];
+}

@@ -1,0 +1,285 @@
+/** What a host must have to take part in any migration: the lines of `ums doctor`, and a part of every plan. */
+import { access, constants, readdir, readFile, rmdir, mkdir, stat, statfs } from "node:fs/promises";
+import path from "node:path";
+import { release } from "node:os";
+import { execa } from "execa";
+import type { Check } from "../apps/coordinator/schema.ts";
+import { freezerOf } from "../checkpoint/freezer.ts";
+import type { Config } from "../config.ts";
+import type { ContainerEngine } from "../container-engines/engine.ts";
+import { createPodmanApi } from "../container-engines/podman/api.ts";
+import { shimRuntime } from "../container-engines/podman/podman.ts";
+import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
+import { isTmpfs } from "../transfer/tree.ts";
+import { readEngineSettings } from "./containers-conf.ts";
+import { type Abilities, criuAbilities } from "./probe.ts";
+import { isAtLeast } from "./version.ts";
+
+const oldestPodman = "4.3";
+const oldestRunc = "1.1";
+const oldestCriu = "4.2.1";
+const commandMs = 10_000;
+
+type Parts = Readonly<{ config: Config; engine: ContainerEngine; signal: AbortSignal }>;
+
+/** Every check of this host. What a check makes to try something is gone when this resolves. */
+export async function siteChecks({ config, engine, signal }: Parts): Promise<Check[]> {
+  const parts: Parts = { config, engine, signal };
+  const checks = await Promise.all([
+    podman(parts),
+    runc(parts),
+    criu(parts),
+    shim(parts),
+    hook(parts),
+    cgroups(),
+    tools(),
+    kernel(),
+    run(),
+    imageDirectories(parts),
+    stateDirectory(parts),
+  ]);
+  signal.throwIfAborted();
+  return checks.flat();
+}
+
+const passed = (name: string, found: string): Check => ({ name, ok: true, found });
+const failed = (name: string, code: ErrorCode, found: string): Check => ({ name, ok: false, found, code, cure: errorTable[code].cure });
+const verdict = (name: string, ok: boolean, code: ErrorCode, found: string) => (ok ? passed(name, found) : failed(name, code, found));
+const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause));
+
+type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
+
+async function ask(file: string, args: readonly string[], options: { input?: string; signal?: AbortSignal } = {}): Promise<Said> {
+  const { input, signal } = options;
+  const {
+    stdout,
+    stderr,
+    failed: unsuccessful,
+    code,
+  } = await execa(file, args, {
+    ...(input === undefined ? { stdin: "ignore" as const } : { input }),
+    ...(signal ? { cancelSignal: signal } : {}),
+    timeout: commandMs,
+    reject: false,
+    env: { LC_ALL: "C" },
+  });
+  return { ran: code !== "ENOENT" && code !== "EACCES", succeeded: !unsuccessful, output: stdout.trim() || stderr.trim() };
+}
+
+type PodmanInfo = {
+  host: { security: { rootless: boolean }; ociRuntime: { name: string }; cgroupManager: string; cgroupVersion: string; logDriver: string };
+  store: { graphDriverName: string };
+};
+
+async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
+  const api = createPodmanApi(config.podmanSocket);
+  try {
+    const version = await engine.version(signal);
+    const { host, store } = (await api.call({ method: "GET", path: "/info", signal })) as PodmanInfo;
+    return [
+      verdict(
+        "Podman",
+        isAtLeast(version, oldestPodman),
+        "PODMAN_TOO_OLD",
+        `${version}, default runtime ${host.ociRuntime.name}, cgroups ${host.cgroupVersion} by ${host.cgroupManager}`,
+      ),
+      verdict("Podman runs as root", !host.security.rootless, "PODMAN_ROOTLESS", host.security.rootless ? "rootless" : "root"),
+      verdict("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
+    ];
+  } catch (cause) {
+    signal.throwIfAborted();
+    return [failed("Podman", cause instanceof UmsError ? cause.code : "PODMAN_FAILED", messageOf(cause))];
+  } finally {
+    await api.close();
+  }
+}
+
+async function runc({ config }: Parts): Promise<Check> {
+  const { ran, output } = await ask(config.runcPath, ["--version"]);
+  const version = /^runc version (\S+)/m.exec(output)?.[1];
+  const found = !ran ? `${config.runcPath} can't be started` : (version ?? `no runc: ${output.split("\n")[0] ?? ""}`);
+  return verdict("runc", version !== undefined && isAtLeast(version, oldestRunc), "RUNC_TOO_OLD", found);
+}
+
+async function criu({ config, signal }: Parts): Promise<Check[]> {
+  const { ran, output } = await ask(config.criuPath, ["--version"]);
+  const version = /^Version: (\S+)/m.exec(output)?.[1];
+  if (version === undefined || !isAtLeast(version, oldestCriu)) {
+    return [failed("CRIU", "CRIU_TOO_OLD", ran ? (version ?? output.split("\n")[0] ?? "") : `${config.criuPath} can't be started`)];
+  }
+  const { dumpsTcp, dumpsOtherUsers } = await criuAbilities(config.criuPath, signal).catch((cause: unknown): Abilities => {
+    signal.throwIfAborted();
+    return { dumpsTcp: messageOf(cause), dumpsOtherUsers: messageOf(cause) };
+  });
+  const works = (reason: string | undefined) => reason ?? "dumped, restored, and it answered";
+  return [
+    passed("CRIU", version),
+    verdict("CRIU moves a process with a TCP socket", dumpsTcp === undefined, "CRIU_PROBE_FAILED", works(dumpsTcp)),
+    // Where nothing can be dumped, that is said already.
+    ...(dumpsTcp === undefined
+      ? [verdict("CRIU moves processes of other users", dumpsOtherUsers === undefined, "UID", works(dumpsOtherUsers))]
+      : []),
+  ];
+}
+
+async function shim({ config }: Parts): Promise<Check[]> {
+  // It hands `--version` on to runc.
+  const { ran, succeeded, output } = await ask(config.shimPath, ["--version"]);
+  const works = succeeded && output.startsWith("runc version");
+  const { runtimes } = await readEngineSettings();
+  const registered = runtimes[shimRuntime]?.find((file) => file === config.shimPath);
+  return [
+    verdict("UMS's OCI runtime", works, "SHIM_MISSING", works ? config.shimPath : ran ? output : `${config.shimPath} can't be started`),
+    verdict(
+      "Podman knows UMS's OCI runtime",
+      registered !== undefined,
+      "SHIM_MISSING",
+      registered ?? `containers.conf has no runtime “${shimRuntime}” with this path`,
+    ),
+  ];
+}
+
+type Hook = { hook?: { path?: string; args?: string[] }; when?: { always?: boolean }; stages?: string[] };
+/** Stages of which a failure keeps the container's own process from running. */
+const earlyStages = new Set(["precreate", "prestart", "createRuntime", "createContainer", "startContainer"]);
+
+/** Podman must call the hook with the directory of our marks, and the hook must do what it is there for. */
+async function hook({ config }: Parts): Promise<Check> {
+  const name = "Held containers can't be started";
+  const marks = path.join(config.stateDirectory, "held");
+  const { hooksDirectories } = await readEngineSettings();
+  for (const directory of hooksDirectories) {
+    for (const file of (await readdir(directory).catch(() => [])).filter((entry) => entry.endsWith(".json"))) {
+      const found = await readFile(path.join(directory, file), "utf8").then(
+        (text) => JSON.parse(text) as Hook,
+        () => undefined,
+      );
+      const { path: program, args = [] } = found?.hook ?? {};
+      if (program === undefined || !args.includes(marks)) continue;
+      const where = path.join(directory, file);
+      if (found?.when?.always !== true || !(found.stages ?? []).some((stage) => earlyStages.has(stage)))
+        return failed(name, "HOOK_MISSING", `${where} is not for every container's creation`);
+      // /proc/version stands for a mark.
+      const tried = args.slice(1).map((argument) => (argument === marks ? "/proc" : argument));
+      const [held, free] = await Promise.all(
+        ["version", "ums-holds-no-such-container"].map((id) => ask(program, tried, { input: JSON.stringify({ ociVersion: "1.0.2", id }) })),
+      );
+      return held?.ran && !held.succeeded && free?.succeeded
+        ? passed(name, where)
+        : failed(name, "HOOK_MISSING", `${program} does not answer as it should`);
+    }
+  }
+  return failed(name, "HOOK_MISSING", `no hook for ${marks} in ${hooksDirectories.join(", ")}`);
+}
+
+async function cgroups(): Promise<Check> {
+  const name = "cgroup freezer";
+  try {
+    const { version, directory } = await freezerOf(process.pid);
+    const tried = path.join(directory, `ums-check-${process.pid}-${++cgroupCounter}`);
+    await mkdir(tried);
+    try {
+      await stat(path.join(tried, version === 1 ? "freezer.state" : "cgroup.freeze"));
+    } finally {
+      await rmdir(tried);
+    }
+    return passed(name, `cgroup version ${version}`);
+  } catch (cause) {
+    return failed(name, "CGROUP_UNUSABLE", messageOf(cause));
+  }
+}
+let cgroupCounter = 0;
+
+const needed: readonly (readonly [string, string])[] = [
+  ["nft", "--version"],
+  ["ip", "-V"],
+  ["ss", "-V"],
+  ["conntrack", "--version"],
+  ["nsenter", "--version"],
+  ["unshare", "--version"],
+  ["mount", "--version"],
+  ["umount", "--version"],
+  ["sync", "--version"],
+  ["mkfifo", "--version"],
+  ["timeout", "--version"],
+  ["du", "--version"],
+  ["perl", "-v"],
+  ["podman", "--version"],
+];
+
+async function tools(): Promise<Check> {
+  const [tar, ...others] = await Promise.all([
+    // BusyBox's has neither.
+    ask("tar", ["--help"]).then(({ output }) => output.includes("--xattrs") && output.includes("--sparse")),
+    ...needed.map(([tool, option]) => ask(tool, [option]).then(({ ran }) => (ran ? undefined : tool))),
+  ]);
+  const missing = [...(tar ? [] : ["tar with --xattrs"]), ...others.filter((tool) => typeof tool === "string")];
+  return verdict(
+    "Programs",
+    missing.length === 0,
+    "TOOL_MISSING",
+    missing.length === 0 ? `all ${needed.length + 1} are there` : `missing: ${missing.join(", ")}`,
+  );
+}
+
+/** As in src/traffic: every kind of rule that is made there. */
+const rules = `table ip ums_check {
+  chain again { type filter hook prerouting priority -300; iifname "ums" notrack meta mark set 0; }
+  chain arriving { type nat hook prerouting priority -110; fib daddr type local ip daddr != 127.0.0.0/8 tcp dport 1 ct mark set 0x1 dnat to 192.0.2.1:1; }
+  chain own { type nat hook output priority -110; ip daddr 192.0.2.2 udp dport 1 ct mark set 0x1 dnat to 192.0.2.1:1; }
+  chain wait { type route hook output priority -90; ct mark 0x1 ct direction original meta mark set 0x1; }
+  chain leaving { type nat hook postrouting priority 90; ct mark 0x1 snat to 192.0.2.2; }
+}
+table inet ums_check {
+  chain arriving { type filter hook prerouting priority -450; policy accept; iifname "lo" accept; drop; }
+}
+`;
+
+/** In a network namespace that ends with the command. */
+async function kernel(): Promise<Check[]> {
+  const [nat, veth] = await Promise.all([
+    ask("unshare", ["--net", "nft", "-f", "-"], { input: rules }),
+    ask("unshare", ["--net", "ip", "link", "add", "ums0", "type", "veth", "peer", "name", "ums1"]),
+  ]);
+  const lacking = [
+    ...(nat.succeeded ? [] : [`nf_tables: ${nat.output.split("\n")[0]}`]),
+    ...(veth.succeeded ? [] : [`veth: ${veth.output}`]),
+  ];
+  return [verdict("Kernel", lacking.length === 0, "KERNEL_FEATURE", [release(), ...lacking].join("; "))];
+}
+
+async function run(): Promise<Check> {
+  const volatile = await isTmpfs("/run").catch(() => false);
+  return verdict("/run is emptied by a reboot", volatile, "RUN_NOT_VOLATILE", volatile ? "tmpfs" : "no tmpfs");
+}
+
+/** The directory itself, or the nearest above it that is there. */
+export async function existing(directory: string): Promise<string> {
+  for (let at = directory; ; at = path.dirname(at)) if (at === "/" || (await stat(at).catch(() => undefined))) return at;
+}
+
+const writable = (directory: string) =>
+  access(directory, constants.W_OK).then(
+    () => true,
+    () => false, // also a file system that is read-only
+  );
+
+async function imageDirectories({ config }: Parts): Promise<Check> {
+  const described = await Promise.all(
+    config.imageDirectories.map(async (directory) => {
+      const there = await existing(directory);
+      if (!(await writable(there))) return { usable: false, words: `${directory} can't be written` };
+      const { bavail, bsize } = await statfs(there);
+      return { usable: true, words: `${directory} has ${Math.floor((bavail * bsize) / 2 ** 20)} MiB` };
+    }),
+  );
+  const usable = described.some((directory) => directory.usable);
+  return verdict("Directories for memory images", usable, "IMAGE_DIRECTORY", described.map(({ words }) => words).join(", "));
+}
+
+async function stateDirectory({ config }: Parts): Promise<Check> {
+  const there = await existing(config.stateDirectory);
+  const [canWrite, volatile] = await Promise.all([writable(there), isTmpfs(there)]);
+  const found = !canWrite ? "can't be written" : volatile ? "is in memory" : "is on disk";
+  return verdict("State directory", canWrite && !volatile, "STATE_DIRECTORY", `${config.stateDirectory} ${found}`);
+}
