@@ -55,6 +55,8 @@ cd /
 
 mkdir -p /etc/containers/containers.conf.d
 cp "$checkout/deploy/host/containers.conf.d/ums.conf" /etc/containers/containers.conf.d/ums.conf
+mkdir -p /etc/containers/oci/hooks.d
+cp "$checkout/deploy/host/hooks.d/ums.json" /etc/containers/oci/hooks.d/ums.json
 # Podman asks for limits above the machine's own; without CAP_SYS_RESOURCE they are refused.
 open_files=$(ulimit -H -n)
 processes=$(awk '/^Max processes/ { print $4 }' /proc/self/limits)
