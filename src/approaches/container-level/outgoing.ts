@@ -40,6 +40,8 @@ export type OutgoingParts = Readonly<{
   };
   /** Keeps the forwarding, durably, until it is released. */
   keepForwarding(forwarding: Forwarding): void;
+  /** Told how long each part of a step took, in milliseconds. */
+  measured(part: string, milliseconds: number): void;
   limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
 }>;
 
@@ -54,6 +56,15 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
   const snapshots = new Map<string, Snapshot>();
   let sender: Sender | undefined;
   let logSent = 0;
+
+  async function timed<T>(part: string, action: Promise<T>): Promise<T> {
+    const startedAt = performance.now();
+    try {
+      return await action;
+    } finally {
+      parts.measured(part, performance.now() - startedAt);
+    }
+  }
 
   const known = (): SourceFacts => {
     const facts = parts.facts.get();
@@ -167,13 +178,16 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
         signal,
       });
       await Promise.all([
-        sendWhileDumped(data, imageDirectory, dumped),
-        (async () => {
-          for (const tree of [...early, ...late]) await sendTree(data, tree, { live: false, signal });
-        })(),
+        timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))),
+        timed(
+          "files",
+          (async () => {
+            for (const tree of [...early, ...late]) await sendTree(data, tree, { live: false, signal });
+          })(),
+        ),
       ]);
-      await sendLog(data); // last, so that the engine's monitor has had time to write what the service said
-      await data.flush(limits.transferMs);
+      await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
+      await timed("flush", data.flush(limits.transferMs));
     },
 
     async forwardClients() {

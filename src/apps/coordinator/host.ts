@@ -24,6 +24,7 @@ import { installForwarding, removeForwarding } from "../../traffic/forward.ts";
 import { parseAddress } from "../../trust/address.ts";
 import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
+import { withBreakpoint } from "./breakpoint.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Migration, MigrationRequest, PlanReport, Refusal } from "./schema.ts";
 
@@ -166,6 +167,7 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
         },
         keepForwarding: ({ ports, to }) =>
           database.addForward({ migration: id, service: record.service, ports: ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`), to: `${destination} (${to})` }),
+        measured: (part, ms) => log.debug({ migration: id, part, milliseconds: ms }, "part of a step"),
         limits: {
           reserveMs: milliseconds(config.limits.reserveSeconds),
           transferMs: milliseconds(config.limits.transferSeconds),
@@ -185,10 +187,11 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     const report = createReport(clock);
     const started = Date.now();
     const outgoing = outgoingOf(record);
+    const { breakpointFile: file } = config;
+    const reached = (step: string, moment: string) => log.info({ migration: id, step, moment }, "at the breakpoint");
     const parts = {
       plan,
-      source: outgoing.source,
-      destination: outgoing.destination,
+      ...(file === undefined ? { source: outgoing.source, destination: outgoing.destination } : withBreakpoint(outgoing, { file, reached })),
       journal,
       clock,
       observe(progress: Parameters<typeof report.observe>[0]) {
