@@ -46,6 +46,9 @@ export const ConfigFile = Type.Object(
     criuPath: Path("/opt/ums/criu/criu", "CRIU, at least 4.2.1"),
     runcPath: Type.String({ minLength: 1, maxLength: 4096, default: "runc" }),
     shimPath: Path("/opt/ums/bin/ums-runc", "The OCI runtime that restores instead of creating"),
+    breakpointFile: Type.Optional(
+      Type.String({ pattern: "^/[^\\u0000]*$", description: "For tests: while it holds `STEP before` or `STEP after`, migrations wait there" }),
+    ),
     logLevel: Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" }),
     limits: Type.Object(
       {
