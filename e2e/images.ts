@@ -5,7 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { copyFile, link, mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, copyFile, link, mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
@@ -27,7 +27,7 @@ const packages = {
 
 /** What a container never needs; perl comes with redis-server's maintainer scripts, LLVM with PostgreSQL's JIT. */
 const unneeded =
-  /^(boot|dev|proc|sys|run|tmp|home|media|mnt|usr\/(games|include|src)|var\/(cache|log|lib\/(apt|dpkg|systemd))|usr\/share\/(?!postgresql|zoneinfo|java|python)|usr\/lib\/(?:[^/]+\/)?perl|usr\/lib\/[^/]+\/(gconv|perl|lib(LLVM|perl|z3|clang))|usr\/lib\/postgresql\/15\/lib\/(bitcode|llvmjit)|usr\/bin\/perl|etc\/(init\.d|rc|apt|cron|logrotate|pam))/;
+  /^(boot|dev|proc|sys|run|tmp\/|home|media|mnt|usr\/(games|include|src)|var\/(cache|log|lib\/(apt|dpkg|systemd))|usr\/share\/(?!postgresql|zoneinfo|java|python)|usr\/lib\/(?:[^/]+\/)?perl|usr\/lib\/[^/]+\/(gconv|perl|lib(LLVM|perl|z3|clang))|usr\/lib\/postgresql\/15\/lib\/(bitcode|llvmjit)|usr\/bin\/perl|etc\/(init\.d|rc|apt|cron|logrotate|pam))/;
 const ofRedis = /redis|jemalloc|liblzf|libatomic/;
 
 const users = {
@@ -146,6 +146,10 @@ async function addOwnFiles(root: string, services: readonly string[]): Promise<v
   await writeFile(join(root, "etc/passwd"), `${users.passwd.join("\n")}\n`);
   await writeFile(join(root, "etc/group"), `${users.group.join("\n")}\n`);
   for (const directory of ["var/lib/redis", "var/lib/postgresql", "srv", "root"]) await mkdir(join(root, directory), { recursive: true });
+  // Of base-files, which has to be configured to be complete.
+  await mkdir(join(root, "tmp"), { recursive: true });
+  await chmod(join(root, "tmp"), 0o1777);
+  if (!existsSync(join(root, "var/run"))) await symlink("/run", join(root, "var/run"));
   for (const service of services) await copyFile(join(servicesDirectory, service), join(root, "srv", service));
   // update-alternatives would have made this link.
   const java = "/usr/lib/jvm/java-17-openjdk-amd64/bin/java";
@@ -153,7 +157,13 @@ async function addOwnFiles(root: string, services: readonly string[]): Promise<v
 }
 
 function listFiles(root: string): string[] {
-  return readdirSync(root, { recursive: true, encoding: "utf8" })
+  // Node's own recursion goes through links to directories.
+  const below = (directory: string): string[] =>
+    readdirSync(join(root, directory), { withFileTypes: true }).flatMap((entry) => {
+      const path = join(directory, entry.name);
+      return entry.isDirectory() ? [path, ...below(path)] : [path];
+    });
+  return below("")
     .filter((path) => !unneeded.test(path))
     .toSorted();
 }
