@@ -1,5 +1,7 @@
-import { execa } from "execa";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createHosts, type Host, type Hosts, inventoryChanges } from "./hosts.ts";
 import { loadImage, runOnce } from "./images.ts";
@@ -34,7 +36,7 @@ test("a host sees its own processes, name, network and cgroups only", async () =
 test("a command that takes too long ends with what it started", async () => {
   const result = await a.exec(["sh", "-c", "sleep 77; true"], { timeoutMs: 200, reject: false });
   expect(result).toMatchObject({ timedOut: true, exitCode: undefined });
-  await expect.poll(async () => (await a.inventory()).processes).not.toContain("sleep 77");
+  await expect.poll(async () => (await a.inventory()).processes, { timeout: 20_000 }).not.toContain("sleep 77");
 });
 
 test("links are cut between the hosts, or around one, and come back", async () => {
@@ -80,12 +82,9 @@ describe("when the test runner is killed", () => {
       const { hosts } = await createHosts();
       console.log(hosts[0].initPid());
       setInterval(() => {}, 1000);`;
-    const runner = execa(process.execPath, ["--input-type=module", "--eval", program], { reject: false });
-    let initPid = "";
-    for await (const line of runner) {
-      initPid = line;
-      break;
-    }
+    const runner = spawn(process.execPath, ["--input-type=module", "--eval", program], { stdio: ["ignore", "pipe", "inherit"] });
+    const [line] = (await once(runner.stdout, "data")) as [Buffer];
+    const initPid = line.toString().trim();
     const run = new RegExp(`^${runner.pid}-`);
     const ofRun = async () => (await execa("ls", ["/var/tmp/ums-e2e"])).stdout.split("\n").filter((name) => run.test(name));
     expect(existsSync(`/proc/${initPid}`)).toBe(true);

@@ -1,0 +1,35 @@
+import eslint from "@eslint/js";
+import { defineConfig, globalIgnores } from "eslint/config";
+import tseslint from "typescript-eslint";
+
+const environment = {
+  object: "process",
+  property: "env",
+  message: "Configuration is read once, in the app's main.ts, and passed down.",
+};
+
+export default defineConfig(
+  globalIgnores(["dist/", "bench/out/"]),
+  eslint.configs.recommended,
+  {
+    files: ["**/*.ts"],
+    extends: [tseslint.configs.recommendedTypeChecked],
+    languageOptions: { parserOptions: { projectService: true } },
+    rules: {
+      "no-restricted-properties": ["error", environment],
+      "@typescript-eslint/consistent-type-imports": ["error", { fixStyle: "inline-type-imports" }],
+      "@typescript-eslint/no-deprecated": "error",
+      "@typescript-eslint/no-non-null-assertion": "error",
+      "@typescript-eslint/no-unnecessary-condition": ["error", { allowConstantLoopConditions: true }],
+      "@typescript-eslint/only-throw-error": "error",
+      "@typescript-eslint/return-await": ["error", "error-handling-correctness-only"],
+      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
+      "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^_", ignoreRestSiblings: true }],
+      // A fake, or one of several adapters, is async because its port is.
+      "@typescript-eslint/require-await": "off",
+      // Numbers in messages need no conversion.
+      "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true, allowRegExp: true }],
+    },
+  },
+  { files: ["src/apps/**/main.ts", "setup/**", "e2e/**", "bench/**", "**/*.test.ts"], rules: { "no-restricted-properties": "off" } },
+);
