@@ -28,7 +28,7 @@ export default {
     {
       name: "inward-from-approaches-and-platforms",
       severity: "error",
-      from: { path: "^src/(?!apps/|approaches/|platforms/)[^/]+/", pathNot: tests },
+      from: { path: "^src/(?!apps/|approaches/|platforms/|preflight/)[^/]+/", pathNot: tests },
       to: { path: "^src/(approaches|platforms)/" },
     },
     {

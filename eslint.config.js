@@ -31,5 +31,15 @@ export default defineConfig(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true, allowRegExp: true }],
     },
   },
+  {
+    // A wrong type in a test fails the test.
+    files: ["**/*.test.ts", "**/*.contract.ts"],
+    rules: Object.fromEntries(
+      ["argument", "assignment", "call", "member-access", "return"]
+        .map((name) => `@typescript-eslint/no-unsafe-${name}`)
+        .concat("@typescript-eslint/no-explicit-any", "@typescript-eslint/no-non-null-assertion", "@typescript-eslint/unbound-method")
+        .map((rule) => [rule, "off"]),
+    ),
+  },
   { files: ["src/apps/**/main.ts", "setup/**", "e2e/**", "bench/**", "**/*.test.ts"], rules: { "no-restricted-properties": "off" } },
 );

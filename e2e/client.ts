@@ -55,6 +55,8 @@ export type LoadClient = Readonly<{
   verify(): Promise<ClientSummary>;
   /** Verifies, and ends. */
   stop(): Promise<ClientSummary>;
+  /** Ends it where it stands. */
+  kill(): Promise<void>;
   /** What it printed so far, one JSON object a line. */
   output(): string;
 }>;
@@ -81,12 +83,16 @@ export async function startClient(place: Place, { host, port, everyMs = 5 }: Cli
       await client.exited;
       return summary;
     },
+    kill: async () => {
+      client.kill("SIGKILL");
+      await client.exited;
+    },
     output: () => client.output(),
   };
 }
 
 /** The first line that a service says to who connects to it. */
-export async function firstLineOf({ host, port, timeoutMs = 10_000 }: { host: string; port: number; timeoutMs?: number }): Promise<string> {
+async function firstLineOf({ host, port, timeoutMs = 10_000 }: { host: string; port: number; timeoutMs?: number }): Promise<string> {
   const socket = connect({ host, port });
   const timer = setTimeout(() => socket.destroy(new Error(`nothing from ${host}:${port} within ${timeoutMs} ms`)), timeoutMs);
   try {
@@ -120,7 +126,7 @@ const now = () => performance.timeOrigin + performance.now();
  * service that forgot, one that is too long a service that repeated. The list itself shows at the end what is
  * missing or there twice. A write that was cut off is never repeated: its number may be there once, or not.
  */
-export class RedisWriter {
+class RedisWriter {
   readonly #options: Required<ClientOptions>;
   readonly #report: (event: Record<string, unknown>) => void;
   readonly #key = `ums-client-${process.pid}-${Math.round(now())}`;

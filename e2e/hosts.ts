@@ -461,9 +461,9 @@ function placeAt({ address, enter, forks }: { address: string; enter: () => read
       const child = spawnTied([...enter(), ...args], { ...hostEnvironment, ...env });
       // What the command started dies with it, unless it took a session of its own, as daemons do.
       const stop = () => killGroup(child);
-      let timedOut = false;
+      const limit = { passed: false };
       const timer = setTimeout(() => {
-        timedOut = true;
+        limit.passed = true;
         stop();
       }, timeoutMs);
       signal?.addEventListener("abort", stop);
@@ -483,9 +483,9 @@ function placeAt({ address, enter, forks }: { address: string; enter: () => read
         signal?.removeEventListener("abort", stop);
       }
       signal?.throwIfAborted();
-      const said = { stdout: stdout?.() ?? "", stderr: stderr?.() ?? "", exitCode: child.exitCode ?? undefined, timedOut };
+      const said = { stdout: stdout?.() ?? "", stderr: stderr?.() ?? "", exitCode: child.exitCode ?? undefined, timedOut: limit.passed };
       if (reject && said.exitCode !== 0) {
-        const how = timedOut ? `took longer than ${timeoutMs} ms` : `ended with ${said.exitCode ?? child.signalCode ?? "an error"}`;
+        const how = limit.passed ? `took longer than ${timeoutMs} ms` : `ended with ${said.exitCode ?? child.signalCode ?? "an error"}`;
         throw Object.assign(new Error(`${args.join(" ")} ${how}: ${said.stderr || said.stdout}`), said);
       }
       return said;
@@ -746,7 +746,7 @@ function startTime(pid: number): string | undefined {
 }
 
 /** Removes what runs left whose test runner is dead. */
-export async function sweep(): Promise<void> {
+async function sweep(): Promise<void> {
   for (const run of listDirectory(runsDirectory)) {
     const [pid, start] = run.split("-");
     if (startTime(Number(pid)) !== start) await removeRun(run);

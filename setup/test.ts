@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { execa } from "execa";
+import { buildImages } from "../e2e/images.ts";
 import { setUp } from "./setup.ts";
 
 type Results = Readonly<{
@@ -18,6 +19,7 @@ const projects = process.argv.slice(2).filter((argument) => !argument.startsWith
 const rest = process.argv.slice(2).filter((argument) => !projects.includes(argument));
 
 await setUp();
+if (projects.some((project) => project !== "unit")) await buildImages(["redis", "services"]);
 const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
 try {
   const outputFile = join(directory, "results.json");
