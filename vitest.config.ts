@@ -10,14 +10,13 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["{src,setup,e2e,bench}/**/*.test.ts"],
-          exclude: ["**/*.{e2e,soak}.test.ts"],
+          exclude: ["**/*.e2e.test.ts"],
           testTimeout: 30_000,
           sequence: { groupOrder: 0 },
         },
       },
       // After the unit tests, which would disturb what is timed here.
       { test: { name: "e2e", include: ["{src,e2e}/**/*.e2e.test.ts"], testTimeout: 180_000, sequence: { groupOrder: 1 }, ...onHosts } },
-      { test: { name: "soak", include: ["e2e/**/*.soak.test.ts"], testTimeout: 3_600_000, sequence: { groupOrder: 2 }, ...onHosts } },
     ],
   },
 });

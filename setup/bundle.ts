@@ -3,7 +3,6 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 
 const checkout = resolve(import.meta.dirname, "..");
 const entry = join(checkout, "src/apps/cli/main.ts");
@@ -18,6 +17,7 @@ export async function bundle(): Promise<boolean> {
     const sources = readdirSync(join(checkout, "src"), { recursive: true, encoding: "utf8" }).map((path) => join(checkout, "src", path));
     if ([...sources, join(checkout, "package-lock.json")].every((path) => statSync(path).mtimeMs < made)) return false;
   }
+  const { build } = await import("esbuild");
   await build({
     entryPoints: [entry],
     outfile: target,

@@ -63,7 +63,7 @@ async function install({ triplet, loader }: { triplet: string; loader: string })
     await chmod(join(made, "lib", loader), 0o755);
     const { stdout } = await execa(join(libraries, loader), ["--library-path", libraries, "--list", join(made, "criu.bin")]);
     for (const [, name = "", path = ""] of stdout.matchAll(/^\s*(\S+) => (\/\S+)/gm)) {
-      if (!name.startsWith("ld-linux")) await copyFile(path, join(made, "lib", name));
+      if (!name.includes("ld-linux")) await copyFile(path, join(made, "lib", name));
     }
     await rm(directory, { recursive: true, force: true });
     await rename(made, directory);
