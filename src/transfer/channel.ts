@@ -210,14 +210,32 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
     return undefined;
   };
 
-  try {
-    let slow = consume();
-    if (slow) await slow;
-    // Kept open at an error, so that the sender can be told.
-    for await (const chunk of socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-      pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
-      while ((slow = consume())) await slow;
+  const ended = Promise.withResolvers<void>();
+  /** Consumes until all is consumed; while somebody wants time, the connection is held back. */
+  const advance = () => {
+    try {
+      const slow = consume();
+      if (!slow) return;
+      socket.pause();
+      slow.then(
+        () => {
+          socket.resume();
+          advance();
+        },
+        (cause: unknown) => ended.reject(cause as Error),
+      );
+    } catch (cause) {
+      ended.reject(cause as Error);
     }
+  };
+  try {
+    socket.on("data", (chunk: Buffer) => {
+      pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
+      if (!socket.isPaused()) advance(); // otherwise whoever wanted time goes on with it
+    });
+    socket.once("end", ended.resolve).once("error", ended.reject).once("close", ended.resolve);
+    advance();
+    await ended.promise;
   } catch (cause) {
     const reply = `${JSON.stringify({ ok: false, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
     if (!socket.destroyed) await Promise.race([new Promise<void>((resolve) => socket.end(reply, resolve)), sleep(replyMs, undefined, { ref: false })]);

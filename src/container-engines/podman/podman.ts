@@ -205,5 +205,5 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       return ((await api.call({ method: "GET", path: "/networks/json" })) as { name: string }[]).map(({ name }) => name);
     },
   };
-  return { ...engine, close: () => api.close() };
+  return { ...engine, close: async () => api.close() };
 }
