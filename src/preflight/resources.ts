@@ -9,10 +9,10 @@ export type Held = Readonly<{ ioUring: string[]; ownAddresses: string[]; unsuppo
 const ioUring = "anon_inode:[io_uring]";
 /** CRIU 4.2 (criu/files.c and its callees). */
 const dumpableAnonymous = /^anon_inode:(\[(eventfd|eventpoll|signalfd|timerfd|fanotify|pidfd)\]|inotify|bpf-map)$/;
-/** CRIU dumps no namespaces below the container's own but those of mounts and of networks (criu/namespaces.c). */
-const flatNamespaces = ["pid", "user", "ipc", "uts", "time"];
+/** CRIU dumps no namespaces below the container's own but those of mounts (tried with CRIU 4.2.1 below runc 1.1). */
+const flatNamespaces = ["pid", "user", "ipc", "uts", "net", "cgroup", "time"];
 /** Sockets that CRIU does not know, by the names in /proc/net/protocols. */
-const undumpableProtocols = /^(MPTCP|SCTP|DCCP|XDP|AF_VSOCK|ALG|TIPC|SMC|RXRPC|KEY|CAN|L2CAP|RFCOMM)/;
+const undumpableProtocols = /^(MPTCP|SCTP|DCCP|XDP|ALG|TIPC|SMC|RXRPC|KEY|CAN|L2CAP|RFCOMM)/;
 
 /**
  * @param init the container's first process
@@ -71,17 +71,21 @@ type Inspected = Readonly<{
 /** @returns undefined when the process ended meanwhile */
 async function inspect(directory: string, pid: number): Promise<Inspected | undefined> {
   try {
-    const [status, maps, descriptors] = await Promise.all([
+    const [status, mountinfo, maps, descriptors] = await Promise.all([
       readFile(path.join(directory, "status"), "utf8"),
+      readFile(path.join(directory, "mountinfo"), "utf8"),
       // A ring that is registered with itself has no descriptor any more.
       readFile(path.join(directory, "maps"), "utf8"),
       readdir(path.join(directory, "fd")),
     ]);
     const words = `process ${/^Name:\s+(.*)$/m.exec(status)?.[1] ?? "?"} (${pid})`;
-    const links = await Promise.all(descriptors.map((name) => describeDescriptor(path.join(directory, "fd", name))));
+    const mounts = new Set(mountinfo.split("\n").map((line) => line.split(" ")[0]));
+    const links = await Promise.all(descriptors.map((name) => describeDescriptor(directory, name, mounts)));
     const namespaces = await Promise.all(
       flatNamespaces.map(async (name) => [name, await readlink(path.join(directory, "ns", name)).catch(() => "")] as const),
     );
+    // CRIU 4.2.1 waits for ever for a task that is stopped and frozen at once.
+    const stopped = /^State:\s+T /m.test(status);
     const tracer = /^TracerPid:\s+([1-9]\d*)$/m.exec(status)?.[1];
     return {
       pid,
@@ -90,6 +94,7 @@ async function inspect(directory: string, pid: number): Promise<Inspected | unde
       sockets: links.flatMap(({ link }) => /^socket:\[(\d+)\]$/.exec(link)?.[1] ?? []),
       unsupported: [
         ...links.filter(({ link, dumpable }) => link !== ioUring && !dumpable).map(({ link }) => `${words} holds ${link}`),
+        ...(stopped ? [`${words} is stopped (SIGSTOP)`] : []),
         ...(tracer === undefined ? [] : [`${words} is being traced by process ${tracer}`]),
       ],
       namespaces: Object.fromEntries(namespaces),
@@ -100,11 +105,20 @@ async function inspect(directory: string, pid: number): Promise<Inspected | unde
   }
 }
 
-async function describeDescriptor(file: string): Promise<{ link: string; dumpable: boolean }> {
+async function describeDescriptor(
+  directory: string,
+  name: string,
+  mounts: ReadonlySet<string | undefined>,
+): Promise<{ link: string; dumpable: boolean }> {
+  const file = path.join(directory, "fd", name);
   const link = await readlink(file).catch(() => ""); // closed meanwhile
   if (link.startsWith("anon_inode:")) return { link, dumpable: dumpableAnonymous.test(link) };
-  if (link.startsWith("/secretmem")) return { link, dumpable: false };
-  if (!link.startsWith("/dev/")) return { link, dumpable: true };
+  if (!link.startsWith("/") || link.startsWith("/memfd:")) return { link, dumpable: true };
+  if (!link.startsWith("/dev/")) {
+    // A POSIX message queue, secret memory, a directory of the host that somebody handed in.
+    const mount = /^mnt_id:\s+(\d+)$/m.exec(await readFile(path.join(directory, "fdinfo", name), "utf8").catch(() => ""))?.[1];
+    return { link, dumpable: mount === undefined || mounts.has(mount) };
+  }
   const device = await stat(file).catch(() => undefined);
   if (device?.isBlockDevice()) return { link, dumpable: false };
   return { link, dumpable: !device?.isCharacterDevice() || dumpableDevice(device.rdev) };

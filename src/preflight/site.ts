@@ -81,9 +81,11 @@ async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
         "Podman",
         isAtLeast(version, oldestPodman),
         "PODMAN_TOO_OLD",
-        `${version}, default runtime ${host.ociRuntime.name}, cgroups ${host.cgroupVersion} by ${host.cgroupManager}`,
+        `${version}, cgroups ${host.cgroupVersion} by ${host.cgroupManager}`,
       ),
       verdict("Podman runs as root", !host.security.rootless, "PODMAN_ROOTLESS", host.security.rootless ? "rootless" : "root"),
+      // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
+      verdict("Podman's service uses UMS's OCI runtime", host.ociRuntime.name === shimRuntime, "SHIM_MISSING", host.ociRuntime.name),
       verdict("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
     ];
   } catch (cause) {
