@@ -61,9 +61,13 @@ cp "$checkout/deploy/host/hooks.d/ums.json" /etc/containers/oci/hooks.d/ums.json
 open_files=$(ulimit -H -n)
 processes=$(awk '/^Max processes/ { print $4 }' /proc/self/limits)
 [ "$processes" = unlimited ] && processes=-1
+pids_limit=2048
+# On a hybrid machine the v2 tree has few controllers, and a limit that cannot be set fails the container.
+if [ "$cgroup_version" = 2 ] && ! grep -qw pids /sys/fs/cgroup/cgroup.controllers; then pids_limit=0; fi
 cat >/etc/containers/containers.conf.d/zz-test-host.conf <<EOF
 [containers]
 default_ulimits = ["nofile=$open_files:$open_files", "nproc=$processes:$processes"]
+pids_limit = $pids_limit
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
