@@ -19,8 +19,23 @@ export type Inspect = {
   MountLabel: string;
   Dependencies: string[] | null;
   GraphDriver: { Name: string; Data: { UpperDir?: string } | null };
-  Mounts: { Type: string; Name?: string; Source: string; Destination: string; Driver: string; Options: string[] | null; RW: boolean; Propagation: string }[] | null;
-  NetworkSettings: { SandboxKey: string; Ports: Record<string, { HostIp: string; HostPort: string }[] | null> | null; Networks: Record<string, { Aliases: string[] | null }> | null };
+  Mounts:
+    | {
+        Type: string;
+        Name?: string;
+        Source: string;
+        Destination: string;
+        Driver: string;
+        Options: string[] | null;
+        RW: boolean;
+        Propagation: string;
+      }[]
+    | null;
+  NetworkSettings: {
+    SandboxKey: string;
+    Ports: Record<string, { HostIp: string; HostPort: string }[] | null> | null;
+    Networks: Record<string, { Aliases: string[] | null }> | null;
+  };
   Config: {
     Hostname: string;
     User: string;
@@ -102,11 +117,20 @@ export type OciConfig = {
 /** The image's own settings, needed to tell what the container added. */
 export type ImageConfig = { Entrypoint?: string[] | null; Labels?: Record<string, string> | null };
 
-const states: Record<string, ContainerState> = { created: "created", configured: "created", initialized: "created", running: "running", paused: "paused", exited: "exited", stopped: "exited" };
+const states: Record<string, ContainerState> = {
+  created: "created",
+  configured: "created",
+  initialized: "created",
+  running: "running",
+  paused: "paused",
+  exited: "exited",
+  stopped: "exited",
+};
 export const stateOf = (status: string): ContainerState => states[status] ?? "other";
 
 /** Annotations that Podman writes itself, and writes again at the twin. */
-const ownAnnotation = /^(io\.container\.|io\.kubernetes\.cri-o\.|io\.podman\.annotations\.(autoremove|init|privileged|publish-all|seccomp|label|apparmor)$|org\.opencontainers\.image\.stopSignal$|org\.systemd\.)/;
+const ownAnnotation =
+  /^(io\.container\.|io\.kubernetes\.cri-o\.|io\.podman\.annotations\.(autoremove|init|privileged|publish-all|seccomp|label|apparmor)$|org\.opencontainers\.image\.stopSignal$|org\.systemd\.)/;
 /** Environment that Podman sets by itself; HOSTNAME follows the container's id unless a hostname was given. */
 const generatedHostname = (inspect: Inspect) => inspect.Config.Hostname === inspect.Id.slice(0, 12);
 
@@ -121,7 +145,9 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     entrypoint: entrypointOf(inspect, image),
     command: config.Cmd ?? [],
     env: Object.fromEntries(
-      (config.Env ?? []).map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)] as const).filter(([name]) => !(name === "HOSTNAME" && generatedHostname(inspect))),
+      (config.Env ?? [])
+        .map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)] as const)
+        .filter(([name]) => !(name === "HOSTNAME" && generatedHostname(inspect))),
     ),
     user: config.User,
     groups: (host.GroupAdd ?? []).toSorted(),
@@ -131,11 +157,21 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     ...(generatedHostname(inspect) ? {} : { hostname: config.Hostname }),
     ports: portsOf(inspect),
     volumes: volumes
-      .map((mount) => ({ name: mount.Name ?? "", destination: mount.Destination, options: (mount.Options ?? []).toSorted(), readOnly: !mount.RW }))
+      .map((mount) => ({
+        name: mount.Name ?? "",
+        destination: mount.Destination,
+        options: (mount.Options ?? []).toSorted(),
+        readOnly: !mount.RW,
+      }))
       .toSorted((a, b) => (a.destination < b.destination ? -1 : 1)),
     binds: mounts
       .filter(({ Type }) => Type === "bind")
-      .map((mount) => ({ source: mount.Source, destination: mount.Destination, options: [...(mount.Options ?? []), mount.Propagation].filter(Boolean).toSorted(), readOnly: !mount.RW }))
+      .map((mount) => ({
+        source: mount.Source,
+        destination: mount.Destination,
+        options: [...(mount.Options ?? []), mount.Propagation].filter(Boolean).toSorted(),
+        readOnly: !mount.RW,
+      }))
       .toSorted((a, b) => (a.destination < b.destination ? -1 : 1)),
     tmpfs: host.Tmpfs ?? {},
     shmBytes: host.ShmSize,
@@ -169,7 +205,9 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
       blkioWeight: host.BlkioWeight,
     },
     oomScoreAdj: host.OomScoreAdj,
-    ulimits: (host.Ulimits ?? []).map(({ Name, Soft, Hard }) => ({ name: Name, soft: Soft, hard: Hard })).toSorted((a, b) => (a.name < b.name ? -1 : 1)),
+    ulimits: (host.Ulimits ?? [])
+      .map(({ Name, Soft, Hard }) => ({ name: Name, soft: Soft, hard: Hard }))
+      .toSorted((a, b) => (a.name < b.name ? -1 : 1)),
     capAdd: (host.CapAdd ?? []).toSorted(),
     capDrop: (host.CapDrop ?? []).toSorted(),
     securityOptions: (host.SecurityOpt ?? []).toSorted(),
@@ -182,7 +220,10 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     timezone: config.Timezone ?? "",
     umask: config.Umask ?? "",
     networks: Object.fromEntries(
-      Object.entries(inspect.NetworkSettings.Networks ?? {}).map(([name, { Aliases }]) => [name, { aliases: (Aliases ?? []).filter((alias) => alias !== inspect.Id.slice(0, 12)).toSorted() }]),
+      Object.entries(inspect.NetworkSettings.Networks ?? {}).map(([name, { Aliases }]) => [
+        name,
+        { aliases: (Aliases ?? []).filter((alias) => alias !== inspect.Id.slice(0, 12)).toSorted() },
+      ]),
     ),
   };
   return {
@@ -216,7 +257,12 @@ function portsOf(inspect: Inspect): PortMapping[] {
   return Object.entries(inspect.NetworkSettings.Ports ?? {})
     .flatMap(([port, bindings]) => {
       const [containerPort = "", protocol = "tcp"] = port.split("/");
-      return (bindings ?? []).map(({ HostIp, HostPort }) => ({ hostIp: HostIp, hostPort: Number(HostPort), containerPort: Number(containerPort), protocol: protocol as PortMapping["protocol"] }));
+      return (bindings ?? []).map(({ HostIp, HostPort }) => ({
+        hostIp: HostIp,
+        hostPort: Number(HostPort),
+        containerPort: Number(containerPort),
+        protocol: protocol as PortMapping["protocol"],
+      }));
     })
     .toSorted((a, b) => a.hostPort - b.hostPort || (a.protocol < b.protocol ? -1 : 1));
 }
@@ -247,7 +293,9 @@ function beyondOf(inspect: Inspect): string[] {
     [host.CgroupParent !== "", `its cgroup parent is ${host.CgroupParent}`],
     [host.CpuRealtimePeriod !== 0 || host.CpuRealtimeRuntime !== 0, "it has a real-time CPU budget"],
     [
-      [host.BlkioWeightDevice, host.BlkioDeviceReadBps, host.BlkioDeviceWriteBps, host.BlkioDeviceReadIOps, host.BlkioDeviceWriteIOps].some((list) => (list ?? []).length > 0),
+      [host.BlkioWeightDevice, host.BlkioDeviceReadBps, host.BlkioDeviceWriteBps, host.BlkioDeviceReadIOps, host.BlkioDeviceWriteIOps].some(
+        (list) => (list ?? []).length > 0,
+      ),
       "it has limits for single block devices",
     ],
   ];
@@ -257,6 +305,7 @@ function beyondOf(inspect: Inspect): string[] {
 /** Podman's SpecGenerator of a twin. */
 export function specGenerator(spec: ContainerSpec, runtime: string): Record<string, unknown> {
   const { limits } = spec;
+  const { settings, annotations } = security(spec.securityOptions);
   const set = <T>(value: T, when: boolean) => (when ? value : undefined);
   return {
     name: spec.name,
@@ -270,17 +319,34 @@ export function specGenerator(spec: ContainerSpec, runtime: string): Record<stri
     groups: spec.groups,
     work_dir: spec.workDirectory,
     labels: spec.labels,
-    annotations: spec.annotations,
+    annotations: { ...spec.annotations, ...annotations },
     hostname: spec.hostname,
     netns: { nsmode: "bridge" },
     Networks: Object.fromEntries(Object.entries(spec.networks).map(([name, { aliases }]) => [name, { aliases }])),
-    portmappings: spec.ports.map(({ hostIp, hostPort, containerPort, protocol }) => ({ host_ip: hostIp, host_port: hostPort, container_port: containerPort, protocol })),
-    volumes: spec.volumes.map(({ name, destination, options, readOnly }) => ({ Name: name, Dest: destination, Options: [...options, readOnly ? "ro" : "rw"] })),
+    portmappings: spec.ports.map(({ hostIp, hostPort, containerPort, protocol }) => ({
+      host_ip: hostIp,
+      host_port: hostPort,
+      container_port: containerPort,
+      protocol,
+    })),
+    volumes: spec.volumes.map(({ name, destination, options, readOnly }) => ({
+      Name: name,
+      Dest: destination,
+      Options: [...options, readOnly ? "ro" : "rw"],
+    })),
     mounts: [
-      ...spec.binds.map(({ source, destination, options, readOnly }) => ({ type: "bind", source, destination, options: [...options, readOnly ? "ro" : "rw"] })),
-      ...Object.entries(spec.tmpfs)
-        .filter(([destination]) => !(spec.readOnly && readOnlyTmpfs.includes(destination)))
-        .map(([destination, options]) => ({ type: "tmpfs", source: "tmpfs", destination, options: options.split(",") })),
+      ...spec.binds.map(({ source, destination, options, readOnly }) => ({
+        type: "bind",
+        source,
+        destination,
+        options: [...options, readOnly ? "ro" : "rw"],
+      })),
+      ...Object.entries(spec.tmpfs).map(([destination, options]) => ({
+        type: "tmpfs",
+        source: "tmpfs",
+        destination,
+        options: options.split(","),
+      })),
     ],
     image_volume_mode: "ignore",
     shm_size: spec.shmBytes,
@@ -295,6 +361,7 @@ export function specGenerator(spec: ContainerSpec, runtime: string): Record<stri
             StartPeriod: spec.health.startPeriodNs,
             Retries: spec.health.retries,
           },
+          health_check_on_failure_action: onFailure.indexOf(spec.health.onFailure),
         }
       : {}),
     stop_signal: spec.stopSignal,
@@ -321,8 +388,7 @@ export function specGenerator(spec: ContainerSpec, runtime: string): Record<stri
     r_limits: spec.ulimits.map(({ name, soft, hard }) => ({ type: name.replace(/^RLIMIT_/, ""), soft, hard })),
     cap_add: spec.capAdd,
     cap_drop: spec.capDrop,
-    no_new_privileges: spec.securityOptions.includes("no-new-privileges"),
-    ...seccomp(spec.securityOptions),
+    ...settings,
     read_only_filesystem: spec.readOnly,
     init: spec.init,
     dns_server: spec.dns.servers,
@@ -330,19 +396,43 @@ export function specGenerator(spec: ContainerSpec, runtime: string): Record<stri
     dns_option: spec.dns.options,
     hostadd: spec.extraHosts,
     sysctl: spec.sysctls,
-    log_configuration: { driver: spec.log.driver, ...(spec.log.tag === "" ? {} : { options: { tag: spec.log.tag } }), ...sizeOf(spec.log.size) },
+    log_configuration: {
+      driver: spec.log.driver,
+      ...(spec.log.tag === "" ? {} : { options: { tag: spec.log.tag } }),
+      ...sizeOf(spec.log.size),
+    },
     timezone: spec.timezone,
     umask: spec.umask,
     systemd: "false",
   };
 }
 
-/** Podman adds these by itself to a container whose root is read-only. */
-const readOnlyTmpfs = ["/run", "/tmp", "/var/tmp"];
+/** In the order of Podman's own numbers; the second stands for none that it knows. */
+const onFailure = ["none", "invalid", "kill", "restart", "stop"];
 
-function seccomp(options: readonly string[]): { seccomp_profile_path?: string } {
-  const profile = options.find((option) => option.startsWith("seccomp="))?.slice("seccomp=".length);
-  return profile === undefined ? {} : { seccomp_profile_path: profile };
+/** What `inspect` shows of these comes from annotations that Podman's command line writes, not its API. */
+const securityAnnotations = {
+  seccomp: "io.podman.annotations.seccomp",
+  apparmor: "io.podman.annotations.apparmor",
+  label: "io.podman.annotations.label",
+};
+
+function security(options: readonly string[]): { settings: Record<string, unknown>; annotations: Record<string, string> } {
+  const valuesOf = (kind: string) => options.flatMap((option) => (option.startsWith(`${kind}=`) ? [option.slice(kind.length + 1)] : []));
+  const [[profile], [apparmor], labels] = [valuesOf("seccomp"), valuesOf("apparmor"), valuesOf("label")];
+  return {
+    settings: {
+      no_new_privileges: options.includes("no-new-privileges"),
+      seccomp_profile_path: profile,
+      apparmor_profile: apparmor,
+      selinux_opts: labels,
+    },
+    annotations: {
+      ...(profile === undefined ? {} : { [securityAnnotations.seccomp]: profile }),
+      ...(apparmor === undefined ? {} : { [securityAnnotations.apparmor]: apparmor }),
+      ...(labels.length === 0 ? {} : { [securityAnnotations.label]: labels.join(",label=") }),
+    },
+  };
 }
 
 const units: Record<string, number> = { B: 1, kB: 1000, MB: 1000 ** 2, GB: 1000 ** 3, TB: 1000 ** 4 };
