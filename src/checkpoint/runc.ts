@@ -16,9 +16,11 @@ export type Tools = Readonly<{
  * tcp-close: a client's connection does not move; the service must see it closed, or it would keep what the client held
  *   (a transaction, a lock) until a keep-alive ends it.
  * skip-in-flight: a connection that nobody has accepted yet would fail the dump; its client has had no answer.
+ * network-lock: ours is on the container's network from before the freeze on (src/traffic/hold.ts), and CRIU's would take
+ *   four runs of iptables-restore out of the downtime.
  * ghost-limit: deleted but open files above CRIU's default of 1 MiB.
  */
-export const criuSettings = "tcp-close\nskip-in-flight\nghost-limit 1073741824\n";
+export const criuSettings = "tcp-close\nskip-in-flight\nnetwork-lock skip\nghost-limit 1073741824\n";
 
 export async function writeCriuSettings(file: string): Promise<void> {
   await writeFile(file, criuSettings);

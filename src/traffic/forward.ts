@@ -13,6 +13,7 @@ import { lookup } from "node:dns/promises";
 import { writeFile } from "node:fs/promises";
 import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
+import { UmsError } from "../errors.ts";
 
 export type Forwarding = Readonly<{
   /** From 1 to 250, unlike that of any other forwarding of this host. */
@@ -20,6 +21,8 @@ export type Forwarding = Readonly<{
   ports: readonly PortMapping[];
   /** IPv4 address of the destination. */
   to: string;
+  /** This host's own address on the way there: the destination's answers must come back here. */
+  from: string;
 }>;
 
 const timeoutMs = 10_000;
@@ -32,22 +35,30 @@ const routingTable = (slot: number) => String(21_709_000 + slot);
 const rulePriority = "90";
 const neighbour = "169.254.85.77";
 
+/** Locally administered; known beforehand, so that nobody has to ask for it while clients wait. */
+const hardwareAddress = (slot: number) => `02:75:6d:73:00:${slot.toString(16).padStart(2, "0")}`;
+const ruleRemoval = (slot: number) => `rule delete fwmark ${mark(slot)} lookup ${routingTable(slot)} priority ${rulePriority}`;
+
 const ip = (...args: string[]) => execa("ip", args, { stdin: "ignore", timeout: timeoutMs });
+/** Several commands of ip in one process; what is there already, or gone already, is no error. */
+const batch = (...commands: string[]) => execa("ip", ["-force", "-batch", "-"], { input: `${commands.join("\n")}\n`, timeout: timeoutMs, reject: false });
 const nft = (rules: string) => execa("nft", ["-f", "-"], { input: rules, timeout: timeoutMs });
 
-/** Resolves the host part of an address to IPv4. */
-export async function addressOf(host: string): Promise<string> {
-  return (await lookup(host, { family: 4 })).address;
+/** The forwarding of these ports to a host, by its name or address. */
+export async function forwardingTo(host: string, { slot, ports }: Pick<Forwarding, "slot" | "ports">): Promise<Forwarding> {
+  const { address: to } = await lookup(host, { family: 4 });
+  const { stdout } = await ip("-json", "route", "get", to);
+  const from = (JSON.parse(stdout) as { prefsrc: string }[])[0]?.prefsrc;
+  if (from === undefined) throw new UmsError("SITE_UNREACHABLE", `This host has no route to ${to}.`);
+  return { slot, ports, to, from };
 }
 
-/** Leads new connections to the destination, and makes them wait on the way until {@link letThrough}. */
-export async function holdConnections(forwarding: Forwarding): Promise<void> {
-  const { slot } = forwarding;
+/** Makes the place where connections can wait; changes nothing for anybody yet. */
+export async function makeWaitingPlace(slot: number): Promise<void> {
   await removeForwarding(slot);
-  await ip("link", "add", outside(slot), "type", "veth", "peer", "name", inside(slot));
+  await ip("link", "add", outside(slot), "type", "veth", "peer", "name", inside(slot), "address", hardwareAddress(slot));
   const set = (kind: "conf" | "neigh", device: string, key: string, value: number) => writeFile(`/proc/sys/net/ipv4/${kind}/${device}/${key}`, String(value));
   await Promise.all([
-    ip("link", "set", inside(slot), "arp", "off", "up").then(() => ip("link", "set", outside(slot), "up")),
     set("neigh", outside(slot), "unres_qlen_bytes", 32 << 20),
     // The kernel asks once a second and gives up after so many; the hold must not end by itself.
     set("neigh", outside(slot), "mcast_solicit", 86_400),
@@ -56,36 +67,30 @@ export async function holdConnections(forwarding: Forwarding): Promise<void> {
     // What comes back carries this host's own address as its source.
     set("conf", inside(slot), "accept_local", 1),
   ]);
-  await ip("route", "replace", "default", "via", neighbour, "dev", outside(slot), "onlink", "table", routingTable(slot));
-  await ip("rule", "add", "fwmark", mark(slot), "lookup", routingTable(slot), "priority", rulePriority);
-  await installForwarding(forwarding);
+  await batch(
+    `link set ${inside(slot)} arp off up`,
+    `link set ${outside(slot)} up`,
+    `route replace default via ${neighbour} dev ${outside(slot)} onlink table ${routingTable(slot)}`,
+    `rule add fwmark ${mark(slot)} lookup ${routingTable(slot)} priority ${rulePriority}`,
+  );
 }
 
 /** Lets go what waits, in order; later connections take the direct way. */
 export async function letThrough({ slot }: Forwarding): Promise<void> {
-  const { stdout } = await execa("ip", ["-json", "link", "show", "dev", inside(slot)], { stdin: "ignore", timeout: timeoutMs, reject: false });
-  const [link] = stdout.trim() === "" ? [] : (JSON.parse(stdout) as { address: string }[]);
-  if (!link) return; // after a reboot nothing waits
-  await ip("neigh", "replace", neighbour, "lladdr", link.address, "dev", outside(slot), "nud", "permanent");
-  await removeRule(slot);
+  // After a reboot there is no such place, and nothing waits.
+  await batch(`neigh replace ${neighbour} lladdr ${hardwareAddress(slot)} dev ${outside(slot)} nud permanent`, ruleRemoval(slot));
 }
 
-/** Removes the waiting place; the forwarding itself stays. */
+/** Removes the waiting place; the forwarding itself stays. No error when there is none. */
 export async function removeWaitingPlace(slot: number): Promise<void> {
-  await removeRule(slot);
-  await execa("ip", ["route", "flush", "table", routingTable(slot)], { stdin: "ignore", timeout: timeoutMs, reject: false });
-  await execa("ip", ["link", "delete", outside(slot)], { stdin: "ignore", timeout: timeoutMs, reject: false });
+  await batch(ruleRemoval(slot), `route flush table ${routingTable(slot)}`, `link delete ${outside(slot)}`);
 }
 
-async function removeRule(slot: number): Promise<void> {
-  await execa("ip", ["rule", "delete", "fwmark", mark(slot), "lookup", routingTable(slot), "priority", rulePriority], { stdin: "ignore", timeout: timeoutMs, reject: false });
-}
-
-/** Leads new connections to the destination. Safe to repeat; used after a reboot too. */
-export async function installForwarding({ slot, ports, to }: Forwarding): Promise<void> {
-  const { stdout } = await execa("ip", ["-json", "route", "get", to], { stdin: "ignore", timeout: timeoutMs });
-  const from = (JSON.parse(stdout) as { prefsrc: string }[])[0]?.prefsrc;
-  if (from === undefined) throw new Error(`There is no route to ${to}.`);
+/**
+ * Leads new connections to the destination; where there is a waiting place, they wait in it until {@link letThrough}.
+ * Safe to repeat.
+ */
+export async function installForwarding({ slot, ports, to, from }: Forwarding): Promise<void> {
   // Connections to the host's loopback address can't leave it: they are not forwarded (docs/hosts.md).
   const match = ({ hostIp, hostPort, protocol }: PortMapping) =>
     `${hostIp === "" || hostIp === "0.0.0.0" ? "fib daddr type local ip daddr != 127.0.0.0/8" : `ip daddr ${hostIp}`} ${protocol} dport ${hostPort}`;

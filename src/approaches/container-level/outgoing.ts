@@ -8,7 +8,7 @@ import { dump, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
-import { addressOf, type Forwarding, holdConnections, letThrough, removeForwarding, removeWaitingPlace } from "../../traffic/forward.ts";
+import { type Forwarding, forwardingTo, installForwarding, letThrough, makeWaitingPlace, removeForwarding, removeWaitingPlace } from "../../traffic/forward.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
@@ -112,7 +112,7 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     async admit(_plan, signal) {
       const admitted = await parts.admit(signal);
       const { ports } = admitted.container.spec;
-      const forwarding = ports.length === 0 ? undefined : { slot: parts.takeSlot(), ports, to: await addressOf(parts.peerHost()) };
+      const forwarding = ports.length === 0 ? undefined : await forwardingTo(parts.peerHost(), { slot: parts.takeSlot(), ports });
       parts.facts.set({ ...admitted, forwarding });
     },
 
@@ -131,10 +131,13 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
         // Once more, so that what was written during all that doesn't fall into the freeze.
         for (const tree of early) await sendTree(data, tree, { live: true, signal });
         await data.flush(limits.transferMs);
-        const { container } = known();
+        const { container, forwarding } = known();
+        if (forwarding) await makeWaitingPlace(forwarding.slot);
         parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, (await memoryBytes(container.pid)) + memorySlackBytes));
       },
       async discard() {
+        const { forwarding } = known();
+        if (forwarding) await removeForwarding(forwarding.slot);
         sender?.close();
         sender = undefined;
       },
@@ -142,7 +145,7 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
 
     async holdClients() {
       const { container, forwarding } = known();
-      await Promise.all([holdNamespace(container.networkNamespace), forwarding && holdConnections(forwarding)]);
+      await Promise.all([holdNamespace(container.networkNamespace), forwarding && installForwarding(forwarding)]);
     },
     async releaseClients() {
       const { container, forwarding } = known();
@@ -194,9 +197,9 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
       const { container, forwarding } = known();
       if (forwarding) {
         parts.keepForwarding(forwarding);
-        await letThrough(forwarding);
       }
-      await resetConnections(container.networkNamespace);
+      // Whoever connects anew before the way is free waits on it a moment longer.
+      await Promise.all([forwarding && letThrough(forwarding), resetConnections(container.networkNamespace)]);
     },
 
     async remove() {
