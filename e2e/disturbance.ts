@@ -1,0 +1,437 @@
+/**
+ * What dies in the middle of a migration, and what must hold afterwards. One case: a Redis on host A, a client that
+ * writes to it at A's address all the time, a migration to B that stops before or after one of its steps, a victim,
+ * and everything that was killed started again. Then it must come right by itself.
+ */
+import { readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import type { Migration } from "../src/apps/coordinator/schema.ts";
+import { type LoadClient, startClient } from "./client.ts";
+import { type Host, type Inventory, inventoryChanges, type RunningProcess } from "./hosts.ts";
+import { imageReference, runOnce } from "./images.ts";
+import { redisPort, startRedis } from "./redis.ts";
+import { createSites, type Sites, type SitesOptions, type TestSite } from "./sites.ts";
+
+export const steps = [
+  "admit",
+  "reserve",
+  "pre-copy",
+  "hold-clients",
+  "freeze",
+  "transfer",
+  "restore",
+  "commit",
+  "forward-clients",
+  "remove-source",
+  "clean-up",
+] as const;
+export type Step = (typeof steps)[number];
+export const moments = ["before", "after"] as const;
+export type Moment = (typeof moments)[number];
+export const victims = [
+  "source's ums serve",
+  "destination's ums serve",
+  "both ums serve",
+  "CRIU",
+  "runc",
+  "the link",
+  "power of the destination",
+  "power of the source",
+] as const;
+export type Victim = (typeof victims)[number];
+export type Case = Readonly<{ step: Step; moment: Moment; victim: Victim }>;
+
+export const nameOf = ({ step, moment, victim }: Case) => `${victim}, ${moment} ${step}`;
+
+const breakpointFile = "/run/ums/breakpoint";
+const service = "redis";
+const linkDownMs = 4_000;
+/** How long a migration may take to end by itself once everything runs again. */
+const settleMs = 60_000;
+
+/** Limits as short as a test's patience; otherwise as in production. */
+export const impatient: SitesOptions["configuration"] = {
+  breakpointFile,
+  limits: { peerRequestSeconds: 5, reservationLeaseSeconds: 10, transferSeconds: 30, restoreSeconds: 20 },
+};
+
+/** Two sites on which one case after another can be tried. */
+export type Ground = AsyncDisposable & Readonly<{ sites: Sites; tryCase(which: Case): Promise<string>; freshService(): Promise<void>; leftovers(): Promise<string[]>; crowd(size: number): Promise<string> }>;
+
+export async function createGround(options: SitesOptions = {}): Promise<Ground> {
+  const sites = await createSites({ ...options, configuration: { ...impatient, ...options.configuration } });
+  try {
+    const both = [sites.a, sites.b];
+    // What Podman and UMS keep for good after their first time is no trace of a later migration.
+    await startRedis(sites.a.host, { memoryMiB: 1 });
+    await moved(sites.a, sites.b);
+    await moved(sites.b, sites.a);
+    await removeService(sites);
+    const before = await Promise.all(both.map(({ host }) => host.inventory()));
+    const ground: Ground = {
+      sites,
+      async freshService() {
+        await removeService(sites);
+        await startRedis(sites.a.host, { memoryMiB: 1 });
+      },
+      async leftovers() {
+        await removeService(sites);
+        return await leftAfter(both, before);
+      },
+      tryCase: (which) => tryCase(ground, which),
+      crowd: (size) => crowd(ground, size),
+      [Symbol.asyncDispose]: () => sites[Symbol.asyncDispose](),
+    };
+    return ground;
+  } catch (cause) {
+    await sites[Symbol.asyncDispose]();
+    throw cause;
+  }
+}
+
+/** Some of it goes away a moment after the end (a clean-up that must not delay clients): given time, all of it must. */
+async function leftAfter(sites: readonly TestSite[], before: readonly Inventory[], timeoutMs = 5_000): Promise<string[]> {
+  for (const until = Date.now() + timeoutMs; ; await sleep(250)) {
+    const changes = await Promise.all(
+      sites.map(async ({ host, name }, index) => inventoryChanges(before[index] as Inventory, await host.inventory()).map((line) => `${name}: ${line}`)),
+    );
+    if (changes.flat().length === 0 || Date.now() > until) return changes.flat();
+  }
+}
+
+export async function moved(from: TestSite, to: TestSite, name = service): Promise<Migration> {
+  const migration = await from.json<Migration>(["migrate", name, "--to", to.name]);
+  if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
+  return migration;
+}
+
+/** As a person would: the service itself, and the forwards that its migrations left. */
+async function removeService({ a, b }: Sites): Promise<void> {
+  for (const { host } of [a, b]) clearBreakpoint(host);
+  for (const site of [a, b]) {
+    for (const { migration } of await site.json<{ migration: string }[]>(["release"])) await site.ums(["release", migration]);
+    await site.host.podman(["rm", "--force", "--ignore", "--time", "0", "--volumes", "--all"]);
+  }
+}
+
+/** Many migrations at once: those above the limit wait for their turn, and each service is somewhere at the end. */
+async function crowd({ sites: { a, b }, leftovers }: Ground, size: number): Promise<string> {
+  const names = Array.from({ length: size }, (_, index) => `sleeper-${index}`);
+  for (const name of names) await a.host.podman(["run", "--detach", "--name", name, imageReference("redis"), "sleep", "infinity"]);
+  const started = await Promise.all(names.map((name) => a.json<Migration>(["migrate", name, "--to", b.name, "--detach"])));
+  for (const { id } of started) {
+    const { phase, error } = await settled({ a, b }, id, 240_000);
+    if (phase !== "Succeeded") throw new Error(`One ended as ${phase}: ${error?.message}`);
+  }
+  const { stdout } = await b.host.podman(["ps", "--format", "{{.Names}}"]);
+  const there = stdout.split("\n").filter((name) => names.includes(name)).length;
+  if (there !== size) throw new Error(`${there} of ${size} have arrived.`);
+  const left = await leftovers();
+  if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
+  return `all ${size} have arrived`;
+}
+
+/** Starts the migration and resolves with its id when it waits at the breakpoint. */
+export async function startAndStopAt({ a, b }: Pick<Sites, "a" | "b">, step: string, moment: Moment): Promise<string> {
+  setBreakpoint(a.host, step, moment);
+  const { id } = await a.json<Migration>(["migrate", service, "--to", b.name, "--detach"]);
+  await atBreakpoint(a, id, step, moment);
+  return id;
+}
+
+export async function atBreakpoint(site: TestSite, id: string, step: string, moment: Moment): Promise<void> {
+  await site.serve().waitForLine(new RegExp(`"migration":"${id}","step":"${step}","moment":"${moment}","msg":"at the breakpoint"`), 40_000);
+}
+
+export const setBreakpoint = (host: Host, step: string, moment: Moment) => writeFileSync(host.path(breakpointFile), `${step} ${moment}`);
+export const clearBreakpoint = (host: Host) => rmSync(host.path(breakpointFile), { force: true });
+
+/** @returns the migration as its source tells it, once neither site has anything of it to do */
+export async function settled({ a, b }: Pick<Sites, "a" | "b">, id: string, timeoutMs = settleMs): Promise<Migration> {
+  let last: unknown;
+  for (const until = Date.now() + timeoutMs; Date.now() < until; await sleep(200)) {
+    const lists = await Promise.all([a, b].map((site) => site.json<Migration[] | { error: unknown }>(["status"]).catch((cause: unknown) => ({ error: String(cause) }))));
+    last = lists;
+    const [own, theirs] = lists;
+    if (!Array.isArray(own) || !Array.isArray(theirs)) continue;
+    const migration = own.find((each) => each.id === id);
+    last = { own: migration, theirs: theirs.find((each) => each.id === id) };
+    if (migration?.endedAt !== undefined && [...own, ...theirs].every(({ endedAt }) => endedAt !== undefined)) return migration;
+  }
+  throw new Error(`After ${timeoutMs} ms the migration has not ended: ${JSON.stringify(last)}`);
+}
+
+/** @throws Error naming the promise that was broken. @returns how it ended, in words */
+async function tryCase(ground: Ground, which: Case): Promise<string> {
+  const { sites } = ground;
+  const { a, b } = sites;
+  await ground.freshService();
+  const client = await startClient(sites.hosts.wan, { host: a.host.address, port: redisPort });
+  const copies = watchCopies([a.host, b.host]);
+  const reached = await probe(sites, b.host);
+  let id = "";
+  try {
+    id = await startAndStopAt(sites, which.step, which.moment);
+    if (!isAfterCommit(which)) reached.expectNone("before the commit");
+    const disturbed = await disturb(sites, which, id);
+    const migration = await settled(sites, id);
+    if (migration.phase !== "Succeeded") reached.expectNone("although the migration was undone");
+    copies.expectNeverTwo();
+    await expectOneCopy(sites, migration.phase === "Succeeded" ? b : a);
+    if (isMemoryLost(which, migration)) await client.kill();
+    else await expectNothingLost(client);
+    const left = await ground.leftovers();
+    if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
+    return `${migration.phase}${migration.error ? ` (${migration.error.code})` : ""}${disturbed ? "" : ", nothing to kill"}`;
+  } catch (cause) {
+    throw new Error(`migration ${id}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  } finally {
+    copies.stop();
+    reached.stop();
+    await client.kill();
+  }
+}
+
+const isAfterCommit = ({ step, moment }: Case) => steps.indexOf(step) > steps.indexOf("commit") || (step === "commit" && moment === "after");
+
+/** A power loss takes the memory of what ran there, as it would without UMS. */
+function isMemoryLost(which: Case, { phase }: Migration): boolean {
+  if (which.victim === "power of the source") return phase !== "Succeeded";
+  return which.victim === "power of the destination" && isAfterCommit(which);
+}
+
+/** @returns whether there was anything to kill */
+async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, id: string): Promise<boolean> {
+  const kill = async (site: TestSite) => {
+    site.serve().kill("SIGKILL");
+    await site.serve().exited;
+  };
+  switch (victim) {
+    case "source's ums serve":
+      await kill(a);
+      clearBreakpoint(a.host);
+      await a.restart();
+      return true;
+    case "destination's ums serve":
+      await kill(b);
+      clearBreakpoint(a.host);
+      await sleep(1_000);
+      await b.restart();
+      return true;
+    case "both ums serve":
+      await Promise.all([kill(a), kill(b)]);
+      clearBreakpoint(a.host);
+      await Promise.all([a.restart(), b.restart()]);
+      return true;
+    case "the link":
+      await hosts.cutLink();
+      clearBreakpoint(a.host);
+      await sleep(linkDownMs);
+      await hosts.restoreLink();
+      return true;
+    case "power of the source":
+      await loseAndRegainPower(a);
+      return true;
+    case "power of the destination":
+      await b.host.powerOff();
+      clearBreakpoint(a.host);
+      await sleep(1_000);
+      await boot(b);
+      return true;
+    default:
+      return await killDuring({ a, b, id, step, moment, name: victim === "CRIU" ? /^criu/ : /^runc/ });
+  }
+}
+
+async function loseAndRegainPower(site: TestSite): Promise<void> {
+  await site.host.powerOff();
+  await boot(site);
+}
+
+/** Powers a host on and does what its services do at boot. */
+export async function boot(site: TestSite): Promise<void> {
+  await site.host.powerOn();
+  await runOnce(site.host, imageReference("redis"));
+  // podman-restart.service; it may come before `ums serve`.
+  await site.host.podman(["start", "--all", "--filter", "restart-policy=always"], { reject: false });
+  await site.restart();
+}
+
+/** Lets the step run (one that has ended: the next), and kills the first process of that name. */
+async function killDuring({ a, b, id, step, moment, name }: { a: TestSite; b: TestSite; id: string; step: Step; moment: Moment; name: RegExp }): Promise<boolean> {
+  const during = moment === "before" ? step : steps[steps.indexOf(step) + 1];
+  if (during === undefined) clearBreakpoint(a.host);
+  else setBreakpoint(a.host, during, "after");
+  let passed = false;
+  const end = Promise.race([
+    settled({ a, b }, id).catch(() => undefined),
+    during === undefined ? new Promise<never>(() => undefined) : atBreakpoint(a, id, during, "after").catch(() => settled({ a, b }, id).catch(() => undefined)),
+  ]).then(() => (passed = true));
+  let killed = false;
+  while (!passed && !killed) {
+    for (const { pid } of processesNamed([a.host, b.host], name)) {
+      try {
+        process.kill(pid, "SIGKILL");
+        killed = true;
+      } catch {
+        // it ended meanwhile
+      }
+    }
+    await sleep(1);
+  }
+  if (killed) clearBreakpoint(a.host);
+  await end;
+  clearBreakpoint(a.host);
+  return killed;
+}
+
+function processesNamed(hosts: readonly Host[], name: RegExp): { pid: number }[] {
+  const namespaces = new Set(hosts.map((host) => readLink(`/proc/${host.initPid()}/ns/pid`)));
+  return readdirSync("/proc")
+    .filter((entry) => /^\d+$/.test(entry))
+    .flatMap((entry) => {
+      const command = read(`/proc/${entry}/comm`);
+      return command !== undefined && name.test(command) && namespaces.has(readLink(`/proc/${entry}/ns/pid`)) ? [{ pid: Number(entry) }] : [];
+    });
+}
+
+// --- what must hold ---
+
+async function expectOneCopy({ a, b, hosts }: Sites, owner: TestSite): Promise<void> {
+  for (const site of [a, b]) {
+    const { stdout } = await site.host.podman(["ps", "--all", "--format", "json"]);
+    const found = (JSON.parse(stdout) as { Names: string[]; State: string }[]).map(({ Names, State }) => `${Names[0]} ${State}`).join();
+    const wanted = site === owner ? `${service} running` : "";
+    if (found !== wanted) throw new Error(`${site.name} should have ${wanted || "no container"}, and has ${found || "none"}.`);
+    const frozen = copiesOn(site.host).filter(({ state }) => state === "frozen");
+    if (frozen.length > 0) throw new Error(`Something is still frozen on ${site.name}: ${JSON.stringify(frozen)}`);
+  }
+  for (const address of new Set([owner.host.address, a.host.address])) {
+    const answer = await hosts.wan.exec(["timeout", "10", process.execPath, fileURLToPath(import.meta.url), "ping", address, String(redisPort)], { reject: false });
+    if (answer.stdout !== "+PONG") throw new Error(`The service does not answer at ${address}: ${answer.stdout}${answer.stderr}`);
+  }
+}
+
+async function expectNothingLost(client: LoadClient): Promise<void> {
+  const { lostWrites, duplicatedWrites, wrongReplies, acknowledgedWrites } = await client.stop();
+  if (lostWrites + duplicatedWrites + wrongReplies > 0)
+    throw new Error(`Of ${acknowledgedWrites} acknowledged writes ${lostWrites} are lost and ${duplicatedWrites} there twice; ${wrongReplies} replies were wrong.`);
+}
+
+type Copy = Readonly<{ container: string; pid: number; state: "live" | "frozen" | "dying" }>;
+
+/** Looks, from outside the hosts, whether both ever have a copy that runs. */
+export function watchCopies(hosts: readonly Host[]): { expectNeverTwo(): void; stop(): void } {
+  const twice: string[] = [];
+  const timer = setInterval(() => {
+    const live = hosts.map((host) => copiesOn(host).filter(({ state }) => state === "live"));
+    if (live.flat().length > 1) twice.push(JSON.stringify(live));
+  }, 25);
+  return {
+    expectNeverTwo() {
+      if (twice.length > 0) throw new Error(`Two copies lived at once, seen ${twice.length} times: ${twice[0]}`);
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+/** The service's containers on a host, by their cgroups. */
+function copiesOn(host: Host): Copy[] {
+  let init: number;
+  try {
+    init = host.initPid();
+  } catch {
+    return []; // without power
+  }
+  const groups = (read(`/proc/${init}/cgroup`) ?? "").split("\n");
+  const version1 = groups.find((line) => line.split(":")[1] === "freezer")?.split(":")[2];
+  const version2 = groups
+    .find((line) => line.startsWith("0::"))
+    ?.slice(3)
+    .replace(/\/init$/, "");
+  const parent = version1 === undefined ? join("/sys/fs/cgroup", version2 ?? "", "libpod_parent") : join("/sys/fs/cgroup/freezer", version1, "libpod_parent");
+  return list(parent)
+    .filter((name) => /^libpod-[0-9a-f]+$/.test(name))
+    .flatMap((name) => {
+      const group = join(parent, name);
+      const frozen = version1 === undefined ? read(join(group, "cgroup.events"))?.includes("frozen 1") : read(join(group, "freezer.state")) !== "THAWED";
+      return (read(join(group, "cgroup.procs")) ?? "")
+        .split("\n")
+        .filter(Boolean)
+        .flatMap((pid): Copy[] => {
+          const status = read(`/proc/${pid}/status`) ?? "";
+          if (!/^Name:\tredis-server$/m.test(status)) return [];
+          const field = (key: string) => new RegExp(`^${key}:\\s+(\\S+)`, "m").exec(status)?.[1] ?? "";
+          const killed = [field("SigPnd"), field("ShdPnd")].some((mask) => (BigInt(`0x${mask || 0}`) & 0x100n) !== 0n);
+          // CRIU holds what it dumps or restores by ptrace.
+          const held = frozen === true || field("TracerPid") !== "0";
+          return [{ container: name, pid: Number(pid), state: killed || "ZX".includes(field("State")) ? "dying" : held ? "frozen" : "live" }];
+        });
+    });
+}
+
+type Probe = Readonly<{ expectNone(when: string): void; stop(): void }>;
+
+/** Knocks at the destination's own port all the time. */
+async function probe({ hosts }: Sites, { address }: Host): Promise<Probe> {
+  const knocking: RunningProcess = await hosts.wan.spawn([process.execPath, fileURLToPath(import.meta.url), "knock", address, String(redisPort)]);
+  return {
+    expectNone(when) {
+      const first = knocking.output().split("\n").find(Boolean);
+      if (first !== undefined) throw new Error(`The destination's port took a connection ${when}: ${first}`);
+    },
+    stop: () => knocking.kill("SIGKILL"),
+  };
+}
+
+function list(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
+}
+
+function read(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8").trim();
+  } catch {
+    return undefined;
+  }
+}
+
+function readLink(file: string): string | undefined {
+  try {
+    return readlinkSync(file);
+  } catch {
+    return undefined;
+  }
+}
+
+// --- programs that run in the wan ---
+
+async function main([program, host = "", port = ""]: readonly string[]): Promise<void> {
+  const attempt = (timeoutMs: number) =>
+    new Promise<string>((resolve) => {
+      const socket = connect({ host, port: Number(port) });
+      const finish = (text: string) => {
+        socket.destroy();
+        resolve(text);
+      };
+      socket.setTimeout(timeoutMs, () => finish("silent"));
+      socket.on("error", (error) => finish(String(error)));
+      socket.on("connect", () => (program === "ping" ? void socket.write("PING\r\n") : finish("connected")));
+      socket.on("data", (data) => finish(data.toString().trim()));
+      socket.on("close", () => resolve("closed"));
+    });
+  if (program === "ping") console.log(await attempt(8_000));
+  else for (;;) {
+    if ((await attempt(300)) === "connected") console.log(new Date().toISOString());
+    await sleep(100);
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(2));

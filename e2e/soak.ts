@@ -1,0 +1,63 @@
+/**
+ * The long test: every step × both moments × every victim, round trips, and many migrations at once.
+ *
+ *     npm run soak                          all of it
+ *     npm run soak -- matrix "the link"     the cases whose names contain the words
+ *     npm run soak -- trips | crowd
+ */
+import { bundle } from "../setup/bundle.ts";
+import { createGround, type Ground, moments, moved, nameOf, steps, victims } from "./disturbance.ts";
+
+const [part = "all", ...words] = process.argv.slice(2);
+const trips = 20;
+let passed = 0;
+let failed = 0;
+
+let ground: Ground | undefined;
+/** After a failure hosts may hold anything, so the next case gets new ones. */
+async function attempt(name: string, action: (ground: Ground) => Promise<string>): Promise<void> {
+  const startedAt = performance.now();
+  const say = (mark: string, text: string) => console.log(`${mark} ${name}: ${text} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
+  try {
+    ground ??= await createGround({ configuration: { maxConcurrentMigrations: 3 } });
+    const text = await action(ground);
+    passed++;
+    say("ok    ", text);
+  } catch (error) {
+    failed++;
+    say("FAILED", error instanceof Error ? error.message : String(error));
+    await ground?.[Symbol.asyncDispose]();
+    ground = undefined;
+  }
+}
+
+await bundle();
+
+if (part === "all" || part === "matrix") {
+  for (const step of steps)
+    for (const moment of moments)
+      for (const victim of victims) {
+        const name = nameOf({ step, moment, victim });
+        if (words.every((word) => name.includes(word))) await attempt(name, (on) => on.tryCase({ step, moment, victim }));
+      }
+}
+
+if (part === "all" || part === "trips") {
+  await attempt(`${trips} times there and back`, async (on) => {
+    const { a, b } = on.sites;
+    await on.freshService();
+    for (let trip = 0; trip < trips; trip++) {
+      await moved(a, b);
+      await moved(b, a);
+    }
+    const left = await on.leftovers();
+    if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
+    return "nothing left behind";
+  });
+}
+
+if (part === "all" || part === "crowd") await attempt("ten migrations at once", (on) => on.crowd(10));
+
+await ground?.[Symbol.asyncDispose]();
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
