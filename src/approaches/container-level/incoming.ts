@@ -2,8 +2,8 @@
  * The destination's half. A reservation lives in this process: what a crash leaves of one is destroyed when the
  * process starts again, and its id never commits after that. Only the commit, and that a migration is over, are durable.
  */
-import { createWriteStream } from "node:fs";
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { createWriteStream, existsSync } from "node:fs";
+import { mkdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
 import { Value } from "typebox/value";
@@ -17,6 +17,7 @@ import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import { receive, type Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
 import { unpack } from "../../transfer/tree.ts";
+import { startAgain } from "./restart-policy.ts";
 import { type CheckAnswer, type Need, type PeerState, type ReserveAnswer, StreamContent } from "./protocol.ts";
 
 /** What of an incoming migration outlives this process. */
@@ -79,6 +80,8 @@ type Reservation = {
   /** Every action on it waits for the one before. */
   busy: Promise<unknown>;
   containerId?: string;
+  /** The restored copy's init. */
+  pid?: number;
   imageDirectory?: string;
   memory?: MemoryStore;
   started?: Promise<void>;
@@ -133,7 +136,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
     );
     const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
-    const oci = JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;
+    const oci = await resolveLinks(path.join(bundle, "config.json"));
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) reservation.places.set("shm", shm);
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
@@ -157,9 +160,18 @@ export function createIncoming(parts: IncomingParts): Incoming {
       const reason = (await criuError(restoreLog(containerId))) ?? (cause instanceof Error ? cause.message : String(cause));
       throw new UmsError("RESTORE_FAILED", `The service could not be restored: ${reason}`, { cause });
     }
-    if (need.spec.health && need.spec.health.test[0] !== "NONE" && !(await engine.healthy(containerId, AbortSignal.timeout(parts.restoreTimeoutMs))))
+    if (
+      need.spec.health &&
+      need.spec.health.test[0] !== "NONE" &&
+      !(await engine.healthy(containerId, AbortSignal.timeout(parts.restoreTimeoutMs)))
+    )
       throw new UmsError("UNHEALTHY", "The restored copy failed its own health check.");
     reservation.state = "restored";
+    // The commit doesn't wait for this: it matters where the commit comes late.
+    void engine.find(containerId).then(
+      (copy) => copy && (reservation.pid = copy.pid > 0 ? copy.pid : undefined),
+      (cause: unknown) => log.warn({ id: reservation.id, cause }, "the restored copy could not be looked at"),
+    );
   }
 
   async function destroyCopy(id: string, containerId: string | undefined): Promise<void> {
@@ -176,7 +188,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
     }
     for (const volume of records.fact<string[]>(id, "volumes") ?? []) await engine.removeVolume(volume);
     const image = records.fact<string>(id, "image");
-    if (image !== undefined) await engine.removeImage(image).catch((cause: unknown) => log.warn({ cause, image }, "an image could not be removed"));
+    if (image !== undefined)
+      await engine.removeImage(image).catch((cause: unknown) => log.warn({ cause, image }, "an image could not be removed"));
     await cleanUp(id);
   }
 
@@ -189,7 +202,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function destroy(id: string): Promise<void> {
     const reservation = reservations.get(id);
     reservation?.cancelled.abort(new UmsError("CANCELLED", "The migration is undone."));
-    if (reservation?.containerId !== undefined && reservation.state !== "restoring" && reservation.state !== "restored") await letGo(reservation.containerId, "give-up");
+    if (reservation?.containerId !== undefined && reservation.state !== "restoring" && reservation.state !== "restored")
+      await letGo(reservation.containerId, "give-up");
     const act = async () => {
       if (isCommitted(id)) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
       reservation?.memory?.close();
@@ -203,8 +217,13 @@ export function createIncoming(parts: IncomingParts): Incoming {
   /** What follows the durable commit, and can be repeated. */
   async function takeOver(id: string): Promise<void> {
     const namespace = records.fact<string>(id, "networkNamespace");
+    const containerId = records.fact<string>(id, "containerId");
     const ports = records.fact<Need>(id, "need")?.spec.ports ?? [];
-    await Promise.all([parts.reclaimPorts(ports), namespace === undefined ? undefined : releaseNamespace(namespace)]);
+    await Promise.all([
+      parts.reclaimPorts(ports),
+      namespace === undefined ? undefined : releaseNamespace(namespace),
+      containerId === undefined ? undefined : parts.marks.clear(containerId),
+    ]);
   }
 
   const lease = setInterval(() => {
@@ -225,13 +244,24 @@ export function createIncoming(parts: IncomingParts): Incoming {
       if (records.ended(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has ended here.`);
       let reservation = reservations.get(id);
       if (!reservation) {
-        if (reservations.size >= parts.maxIncoming) throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
+        if (reservations.size >= parts.maxIncoming)
+          throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
         const { checks } = await parts.check(need, AbortSignal.timeout(60_000));
         const refused = checks.find(({ ok }) => !ok);
         if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
         records.create({ id, peer, need });
         records.setFact(id, "need", need);
-        reservation = { id, peer, need, cancelled: new AbortController(), state: "reserved", seenAt: Date.now(), busy: Promise.resolve(), places: new Map(), bytes: 0 };
+        reservation = {
+          id,
+          peer,
+          need,
+          cancelled: new AbortController(),
+          state: "reserved",
+          seenAt: Date.now(),
+          busy: Promise.resolve(),
+          places: new Map(),
+          bytes: 0,
+        };
         reservations.set(id, reservation);
       }
       const owned = mine(id, peer);
@@ -256,7 +286,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
         records.setFact(id, "image", need.image.id);
         await engine.loadImage(need.image, blobsDirectory(id), cancelled.signal);
         await rm(blobsDirectory(id), { recursive: true, force: true });
-        if (!(await engine.findImage(need.image.id))) throw new UmsError("PEER_FAILED", "The image that came over is not the one that was announced.");
+        if (!(await engine.findImage(need.image.id)))
+          throw new UmsError("PEER_FAILED", "The image that came over is not the one that was announced.");
       }),
 
     create: (id, peer) =>
@@ -272,17 +303,22 @@ export function createIncoming(parts: IncomingParts): Incoming {
         // Known by its name until it has an id, so that a crash in between leaves nothing behind.
         records.setFact(id, "containerId", need.spec.name);
         reservation.containerId = await engine.createTwin(need.spec);
+        await parts.marks.set(reservation.containerId); // until the commit: its restart policy, or a reboot, would start a second, empty copy
         records.setFact(id, "containerId", reservation.containerId);
         const twin = await engine.find(reservation.containerId);
         if (twin) {
           reservation.places.set("changes", twin.changesDirectory).set("log", twin.logPath);
           for (const { name, directory } of twin.volumes) reservation.places.set(`volume:${name}`, directory);
         }
-        if (twin && twin.runtime !== engine.restoringRuntime) throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
+        if (twin && twin.runtime !== engine.restoringRuntime)
+          throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
         const unlike = twin ? differences(need.spec, { ...twin.spec, sysctls: need.spec.sysctls }) : ["all"];
         if (unlike.length > 0) {
           log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
-          throw new UmsError("TWIN_DIFFERS", `The destination's container engine would give the service other settings: ${unlike.join(", ")}.`);
+          throw new UmsError(
+            "TWIN_DIFFERS",
+            `The destination's container engine would give the service other settings: ${unlike.join(", ")}.`,
+          );
         }
       }),
 
@@ -306,6 +342,10 @@ export function createIncoming(parts: IncomingParts): Incoming {
     async commit(id, peer) {
       if (records.ended(id) === "committed" && records.peerOf(id) === peer) return;
       const reservation = mine(id, peer);
+      if (!isCommitted(id) && reservation.pid !== undefined && !existsSync(`/proc/${reservation.pid}`)) {
+        await destroy(id);
+        throw new UmsError("COPY_IS_GONE", "The restored copy ended before the commit.");
+      }
       await inTurn(reservation, async () => {
         if (!isCommitted(id)) {
           expect(mine(id, peer), "restored");
@@ -375,6 +415,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
         const containerId = records.fact<string>(id, "containerId");
         if (isCommitted(id)) {
           await takeOver(id);
+          if (containerId !== undefined) await startAgain(engine, containerId);
           records.end(id, "committed");
           await cleanUp(id);
           if (containerId !== undefined) await forgetRestore(containerId);
@@ -402,7 +443,24 @@ export function createIncoming(parts: IncomingParts): Incoming {
 /** Room for the images beside the pages themselves. */
 const memorySlackBytes = 64 << 20;
 
-type OciBundle = { linux: { namespaces: { type: string; path?: string }[] }; mounts: { destination: string; source: string }[] };
+type OciBundle = {
+  linux: { namespaces: { type: string; path?: string }[] };
+  mounts: { type?: string; destination: string; source: string }[];
+};
+
+/** CRIU 4.2 binds a source that is a symbolic link as the link itself, and then fails; `create` would follow it. */
+async function resolveLinks(file: string): Promise<OciBundle> {
+  const oci = JSON.parse(await readFile(file, "utf8")) as OciBundle;
+  let resolved = false;
+  for (const mount of oci.mounts.filter(({ type, source }) => type === "bind" && path.isAbsolute(source))) {
+    const target = await realpath(mount.source);
+    if (target === mount.source) continue;
+    mount.source = target;
+    resolved = true;
+  }
+  if (resolved) await writeFile(file, JSON.stringify(oci));
+  return oci;
+}
 
 function counted(sink: Sink, count: (bytes: number) => void): Sink {
   return {
@@ -419,7 +477,8 @@ function fileSink(file: string, flags: "w" | "a"): Sink {
   const done = new Promise<void>((resolve, reject) => stream.once("finish", resolve).once("error", reject));
   done.catch(() => undefined); // met at the end
   return {
-    write: (chunk) => (stream.write(chunk) ? undefined : Promise.race([done, new Promise<void>((resolve) => void stream.once("drain", resolve))])),
+    write: (chunk) =>
+      stream.write(chunk) ? undefined : Promise.race([done, new Promise<void>((resolve) => void stream.once("drain", resolve))]),
     end() {
       stream.end();
       return done;
