@@ -1,7 +1,7 @@
-/** One file with all of UMS: for hosts and images, and because it starts faster than its parts. */
+/** UMS in as few files as it takes: for hosts and images, and because it starts faster than its parts. */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const checkout = resolve(import.meta.dirname, "..");
@@ -20,7 +20,13 @@ export async function bundle(): Promise<boolean> {
   const { build } = await import("esbuild");
   await build({
     entryPoints: [entry],
-    outfile: target,
+    outdir: dirname(target),
+    entryNames: "ums",
+    // What one verb needs alone is loaded by it alone: half the time and memory of one file. Chunks are never removed, so
+    // that an `ums serve` which still runs finds its own.
+    splitting: true,
+    chunkNames: "chunks/[name]-[hash]",
+    outExtension: { ".js": ".mjs" },
     bundle: true,
     platform: "node",
     format: "esm",

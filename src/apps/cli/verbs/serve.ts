@@ -10,7 +10,7 @@ export const serve: Verb = (program, act) => {
         // Loaded here alone: what serves is most of the program, and no other verb needs it.
         const { loadConfig } = await import("../../../config.ts");
         const config = loadConfig(options.config);
-        const { pino } = await import("pino");
+        const { default: pino } = await import("pino");
         const site = await import("../../serve.ts");
         const stop = Promise.withResolvers<void>();
         for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.resolve());
