@@ -169,7 +169,9 @@ export function createIncoming(parts: IncomingParts): Incoming {
     reservation.state = "restored";
     // The commit doesn't wait for this: it matters where the commit comes late.
     void engine.find(containerId).then(
-      (copy) => copy && (reservation.pid = copy.pid > 0 ? copy.pid : undefined),
+      (copy) => {
+        if (copy && copy.pid > 0) reservation.pid = copy.pid;
+      },
       (cause: unknown) => log.warn({ id: reservation.id, cause }, "the restored copy could not be looked at"),
     );
   }

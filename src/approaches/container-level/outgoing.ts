@@ -15,6 +15,7 @@ import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { changes, isTmpfs, pack, scan, settle, type Snapshot } from "../../transfer/tree.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import type { Need, ReserveAnswer } from "./protocol.ts";
+import { startAgain } from "./restart-policy.ts";
 
 /** What the source must know after a crash. */
 export type SourceFacts = Readonly<{ container: Container; need: Need; shm: string | undefined; forwarding: Forwarding | undefined }>;
@@ -160,11 +161,9 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     },
     async thaw() {
       const { container } = known();
-      const now = await engine.find(container.id);
-      if (now?.state === "paused") await engine.unpause(container.id);
+      if ((await engine.find(container.id))?.state === "paused") await engine.unpause(container.id);
       await parts.marks.clear(container.id);
-      // Somebody killed it, or the host rebooted, while it was frozen: what Podman would have done then is done now.
-      if (now?.state === "exited" && now.spec.restartPolicy.name !== "" && now.spec.restartPolicy.name !== "no") await engine.start(container.id);
+      await startAgain(engine, container.id);
     },
 
     async transfer(_plan, signal) {

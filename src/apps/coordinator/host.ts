@@ -6,6 +6,7 @@ import type { Logger } from "pino";
 import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
 import { createOutgoing, type SourceFacts } from "../../approaches/container-level/outgoing.ts";
 import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/container-level/protocol.ts";
+import { startAgain } from "../../approaches/container-level/restart-policy.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
 import type { Config } from "../../config.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
@@ -269,6 +270,16 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     while (queue.length > 0 && running.size < config.maxConcurrentMigrations && !stopping.signal.aborted) begin(queue.shift() as string);
   }
 
+  /** A mark's removal is not durable: after a power loss it may be there again, and have kept its container from starting. */
+  async function releaseStaleMarks(held: ReadonlySet<string | undefined>): Promise<void> {
+    for (const id of await marks.all()) {
+      const arriving = database.unfinished().some((record) => record.role === "destination" && database.fact<string>(record.id, "containerId") === id);
+      if (held.has(id) || arriving) continue;
+      await marks.clear(id);
+      await startAgain(engine, id);
+    }
+  }
+
   /** A destination that a person said was gone, and which answers after all, may still hold a copy: frozen out, but there. */
   async function collectOrphans(): Promise<void> {
     for (const record of database.list().filter(({ id, endedAt }) => endedAt !== undefined && database.fact<boolean>(id, "orphan") === true)) {
@@ -427,7 +438,7 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     resume() {
       const open = database.unfinished().filter(({ role }) => role === "source");
       const held = new Set(open.map(({ id }) => database.fact<SourceFacts>(id, "source")?.container.id));
-      void marks.all().then((ids) => Promise.all(ids.filter((id) => !held.has(id)).map((id) => marks.clear(id))));
+      void releaseStaleMarks(held).catch((cause: unknown) => log.warn({ cause }, "marks that no migration needs could not be removed"));
       // Each of these holds or may hold a service, so none waits in the queue.
       for (const { id } of open) begin(id);
     },
