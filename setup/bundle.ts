@@ -25,7 +25,7 @@ export async function bundle(): Promise<boolean> {
     // What one verb needs alone is loaded by it alone: half the time and memory of one file. Chunks are never removed, so
     // that an `ums serve` which still runs finds its own.
     splitting: true,
-    chunkNames: "chunks/[name]-[hash]",
+    chunkNames: "[name]-[hash]",
     outExtension: { ".js": ".mjs" },
     bundle: true,
     platform: "node",
