@@ -206,10 +206,16 @@ async function disk({
   return verdict("disk", "NO_DISK", short.flat());
 }
 
-async function graphRoot(config: Config, signal: AbortSignal): Promise<string> {
-  const api = createPodmanApi(config.podmanSocket);
+const graphRoots = new Map<string, string>();
+
+/** Asked once: it can't change while Podman's service runs with containers. */
+async function graphRoot({ podmanSocket }: Config, signal: AbortSignal): Promise<string> {
+  const known = graphRoots.get(podmanSocket);
+  if (known !== undefined) return known;
+  const api = createPodmanApi(podmanSocket);
   try {
     const { store } = (await api.call({ method: "GET", path: "/info", signal })) as { store: { graphRoot: string } };
+    graphRoots.set(podmanSocket, store.graphRoot);
     return store.graphRoot;
   } finally {
     await api.close();

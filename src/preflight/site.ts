@@ -1,5 +1,5 @@
 /** What a host must have to take part in any migration: the lines of `ums doctor`, and a part of every plan. */
-import { access, constants, readdir, readFile, rmdir, mkdir, stat, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rmdir, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { release } from "node:os";
 import { execa } from "execa";
@@ -27,19 +27,32 @@ export async function siteChecks({ config, engine, signal }: Parts): Promise<Che
   const parts: Parts = { config, engine, signal };
   const checks = await Promise.all([
     podman(parts),
-    runc(parts),
-    criu(parts),
+    oncePassed(`runc ${config.runcPath}`, () => runc(parts)),
+    oncePassed(`criu ${config.criuPath}`, () => criu(parts)),
     shim(parts),
     hook(parts),
     cgroups(),
-    tools(),
-    kernel(),
+    oncePassed("tools", tools),
+    oncePassed("kernel", kernel),
     run(),
     imageDirectories(parts),
     stateDirectory(parts),
   ]);
   signal.throwIfAborted();
   return checks.flat();
+}
+
+const trustedForMs = 60_000;
+const trusted = new Map<string, { until: number; checks: Check[] }>();
+
+/** What starts processes is not tried again within a minute: a plan and the steps of a migration come close together. A failure is never remembered. */
+async function oncePassed(key: string, make: () => Promise<Check | Check[]>): Promise<Check[]> {
+  const known = trusted.get(key);
+  if (known && known.until > Date.now()) return known.checks;
+  trusted.delete(key);
+  const checks = [await make()].flat();
+  if (checks.every(({ ok }) => ok)) trusted.set(key, { until: Date.now() + trustedForMs, checks });
+  return checks;
 }
 
 const passed = (name: string, found: string): Check => ({ name, ok: true, found });
@@ -74,8 +87,8 @@ type PodmanInfo = {
 async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
   const api = createPodmanApi(config.podmanSocket);
   try {
-    const version = await engine.version(signal);
-    const { host, store } = (await api.call({ method: "GET", path: "/info", signal })) as PodmanInfo;
+    const [version, info] = await Promise.all([engine.version(signal), api.call({ method: "GET", path: "/info", signal })]);
+    const { host, store } = info as PodmanInfo;
     return [
       verdict(
         "Podman",
@@ -192,36 +205,34 @@ async function cgroups(): Promise<Check> {
 }
 let cgroupCounter = 0;
 
-const needed: readonly (readonly [string, string])[] = [
-  ["nft", "--version"],
-  ["ip", "-V"],
-  ["ss", "-V"],
-  ["conntrack", "--version"],
-  ["nsenter", "--version"],
-  ["unshare", "--version"],
-  ["mount", "--version"],
-  ["umount", "--version"],
-  ["sync", "--version"],
-  ["mkfifo", "--version"],
-  ["timeout", "--version"],
-  ["du", "--version"],
-  ["perl", "-v"],
-  ["podman", "--version"],
+const needed = [
+  "nft",
+  "ip",
+  "ss",
+  "conntrack",
+  "nsenter",
+  "unshare",
+  "mount",
+  "umount",
+  "sync",
+  "mkfifo",
+  "timeout",
+  "du",
+  "tar",
+  "perl",
+  "podman",
 ];
 
 async function tools(): Promise<Check> {
-  const [tar, ...others] = await Promise.all([
-    // BusyBox's has neither.
-    ask("tar", ["--help"]).then(({ output }) => output.includes("--xattrs") && output.includes("--sparse")),
-    ...needed.map(([tool, option]) => ask(tool, [option]).then(({ ran }) => (ran ? undefined : tool))),
+  const [{ output }, tar] = await Promise.all([
+    ask("sh", ["-c", 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done', "sh", ...needed]),
+    ask("tar", ["--help"]),
   ]);
-  const missing = [...(tar ? [] : ["tar with --xattrs"]), ...others.filter((tool) => typeof tool === "string")];
-  return verdict(
-    "Programs",
-    missing.length === 0,
-    "TOOL_MISSING",
-    missing.length === 0 ? `all ${needed.length + 1} are there` : `missing: ${missing.join(", ")}`,
-  );
+  const missing = output.split("\n").filter(Boolean);
+  // BusyBox's has neither.
+  if (!tar.output.includes("--xattrs") || !tar.output.includes("--sparse")) missing.push("tar with --xattrs");
+  const found = missing.length === 0 ? `all ${needed.length} are there` : `missing: ${missing.join(", ")}`;
+  return verdict("Programs", missing.length === 0, "TOOL_MISSING", found);
 }
 
 /** As in src/traffic: every kind of rule that is made there. */
@@ -260,11 +271,15 @@ export async function existing(directory: string): Promise<string> {
   for (let at = directory; ; at = path.dirname(at)) if (at === "/" || (await stat(at).catch(() => undefined))) return at;
 }
 
-const writable = (directory: string) =>
-  access(directory, constants.W_OK).then(
-    () => true,
-    () => false, // also a file system that is read-only
-  );
+/** Tried, because root's permissions are no answer on a file system that takes no files. */
+async function writable(directory: string): Promise<boolean> {
+  try {
+    await rmdir(await mkdtemp(path.join(directory, ".ums-check-")));
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 async function imageDirectories({ config }: Parts): Promise<Check> {
   const described = await Promise.all(

@@ -1,0 +1,58 @@
+/** Calls preflight functions inside a test host: reads a list of calls from standard input, prints the list of answers. */
+import { text } from "node:stream/consumers";
+import type { Need } from "../src/approaches/container-level/protocol.ts";
+import { parseConfig } from "../src/config.ts";
+import { createPodman } from "../src/container-engines/podman/podman.ts";
+import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
+import type { PortMapping } from "../src/container-engines/spec.ts";
+import { destinationChecks } from "../src/preflight/destination.ts";
+import { describeNeed } from "../src/preflight/need.ts";
+import { serviceChecks } from "../src/preflight/service.ts";
+import { siteChecks } from "../src/preflight/site.ts";
+
+export type Call =
+  | { call: "site"; config?: object }
+  | { call: "service"; name: string; bindMounts?: string[] }
+  | { call: "need"; name: string }
+  | { call: "destination"; need: Need; ownForwardPorts?: PortMapping[]; config?: object };
+
+const requests = JSON.parse(await text(process.stdin)) as Call[];
+const usual = { siteName: "test" };
+const { podmanSocket } = parseConfig(usual);
+const signal = AbortSignal.timeout(50_000);
+const podman = await ensurePodmanService(podmanSocket);
+const engine = createPodman({ socketPath: podmanSocket });
+
+async function find(name: string) {
+  const container = await engine.find(name, signal);
+  if (!container) throw new Error(`there is no container ${name}`);
+  return container;
+}
+
+async function answer(request: Call): Promise<unknown> {
+  switch (request.call) {
+    case "site":
+      return siteChecks({ config: parseConfig({ ...usual, ...request.config }), engine, signal });
+    case "service":
+      return serviceChecks({ engine, container: await find(request.name), bindMounts: request.bindMounts ?? [], signal });
+    case "need":
+      return describeNeed({ engine, container: await find(request.name), signal });
+    case "destination":
+      return destinationChecks({
+        need: request.need,
+        engine,
+        config: parseConfig({ ...usual, ...request.config }),
+        ownForwardPorts: request.ownForwardPorts ?? [],
+        signal,
+      });
+  }
+}
+
+try {
+  const answers = [];
+  for (const request of requests) answers.push(await answer(request));
+  process.stdout.write(JSON.stringify(answers));
+} finally {
+  await engine.close();
+  await podman.close();
+}
