@@ -10,6 +10,7 @@ import { Value } from "typebox/value";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
 import { forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
+import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
 import { differences } from "../../container-engines/spec.ts";
 import { UmsError } from "../../errors.ts";
@@ -143,6 +144,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (namespace !== undefined) {
       reservation.networkNamespace = namespace;
       await holdNamespace(namespace);
+      await setNetworkSysctls(namespace, need.spec.sysctls);
     }
     reservation.state = "armed";
     records.progress(id, reservation);
@@ -400,6 +402,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
             return counted(sinkFor(reservation, what), count);
           },
           async flushed() {
+            reservation.memory?.flush();
             reservation.seenAt = Date.now();
             records.progress(id, reservation);
           },
