@@ -40,7 +40,7 @@ test("a directory that grows while it is sent arrives whole", async () => {
   const target = path.join(work, "target");
   for (const directory of [source, target]) (await import("node:fs")).mkdirSync(directory);
   const store = openMemoryStore(target);
-  using ends = await pair({ ...nothing, memory: (part, chunk) => store.write(part, chunk) });
+  using ends = await pair({ ...nothing, memory: (part, chunk) => store.write(part, chunk), flushed: async () => store.flush() });
   const expected: Buffer[] = [];
   const dump = (async () => {
     const descriptor = openSync(path.join(source, "pages-1.img"), "w");

@@ -1,5 +1,5 @@
 /** A memory image: sent while CRIU still writes it, stored as it comes. */
-import { closeSync, fstatSync, openSync, readdirSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readdirSync, writeSync, writevSync } from "node:fs";
 import { mkdir, rm, statfs } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -42,22 +42,52 @@ export async function sendWhileDumped(sender: Sender, directory: string, dump: P
   }
 }
 
-export type MemoryStore = Readonly<{ directory: string; write(part: { file: string; offset: number }, chunk: Buffer): void; close(): void }>;
+export type MemoryStore = Readonly<{
+  write(part: { file: string; offset: number }, chunk: Buffer): void;
+  /** Writes what has been gathered; all that was given before is in the files then. */
+  flush(): void;
+  close(): void;
+}>;
+
+/** TLS hands over 16 KiB at a time; written one by one, the calls would cost as much as the copying. */
+const gatherBytes = 512 << 10;
 
 /** Stores the parts of an image in a directory. */
 export function openMemoryStore(directory: string): MemoryStore {
   const descriptors = new Map<string, number>();
+  let gathered: { descriptor: number; offset: number; chunks: Buffer[]; bytes: number } | undefined;
+
+  const descriptorOf = (file: string) => {
+    let descriptor = descriptors.get(file);
+    if (descriptor === undefined) {
+      if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file)) throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
+      descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
+    }
+    return descriptor;
+  };
+  const flush = () => {
+    if (!gathered) return;
+    const { descriptor, offset, chunks, bytes } = gathered;
+    gathered = undefined;
+    const written = writevSync(descriptor, chunks, offset);
+    // A file system that is full writes a part, and fails at the next.
+    if (written < bytes) {
+      const rest = Buffer.concat(chunks).subarray(written);
+      for (let done = 0; done < rest.length; ) done += writeSync(descriptor, rest, done, rest.length - done, offset + written + done);
+    }
+  };
   return {
-    directory,
     write({ file, offset }, chunk) {
-      let descriptor = descriptors.get(file);
-      if (descriptor === undefined) {
-        if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file)) throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
-        descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
-      }
-      for (let done = 0; done < chunk.length; ) done += writeSync(descriptor, chunk, done, chunk.length - done, offset + done);
+      const descriptor = descriptorOf(file);
+      if (gathered && (gathered.descriptor !== descriptor || gathered.offset + gathered.bytes !== offset)) flush();
+      gathered ??= { descriptor, offset, chunks: [], bytes: 0 };
+      gathered.chunks.push(chunk);
+      gathered.bytes += chunk.length;
+      if (gathered.bytes >= gatherBytes) flush();
     },
+    flush,
     close() {
+      gathered = undefined;
       for (const descriptor of descriptors.values()) closeSync(descriptor);
       descriptors.clear();
     },
