@@ -1,6 +1,7 @@
 /** A dump beneath the container engine, by runc and CRIU on the engine's own container id. */
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { UmsError } from "../errors.ts";
 
@@ -32,15 +33,16 @@ export const toolEnvironment = ({ criu }: Tools) => ({
 });
 
 /**
- * Dumps a frozen container and leaves it frozen and whole.
- * @throws UmsError DUMP_FAILED with CRIU's own last error
+ * Dumps a frozen container and leaves it frozen and whole. Takes no signal: a CRIU that is killed in the middle leaves its
+ * own code in the service's tasks to find their way back, so whoever gives up waits for its end ({@link dumpEnded}).
+ * @throws UmsError DUMP_FAILED with CRIU's own first error
  */
 export async function dump(
   tools: Tools,
-  { containerId, imageDirectory, workDirectory, timeoutMs, signal }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number; signal: AbortSignal },
+  { containerId, imageDirectory, workDirectory, timeoutMs }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number },
 ): Promise<void> {
   await mkdir(workDirectory, { recursive: true, mode: 0o700 });
-  const settings = path.join(workDirectory, "criu.conf");
+  const settings = settingsIn(workDirectory);
   await writeCriuSettings(settings);
   try {
     await execa(tools.runc, ["checkpoint", "--leave-running", "--file-locks", "--image-path", imageDirectory, "--work-path", workDirectory, containerId], {
@@ -48,17 +50,49 @@ export async function dump(
       extendEnv: false,
       stdin: "ignore",
       timeout: timeoutMs,
-      cancelSignal: signal,
       forceKillAfterDelay: 2000,
     });
   } catch (cause) {
-    signal.throwIfAborted();
     const reason = (await criuError(path.join(workDirectory, "dump.log"))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
     throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason ?? String(cause)}`, { cause });
   }
 }
 
-/** The last error line of a CRIU log that is not one of its harmless ones. */
+const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.conf");
+
+/**
+ * Resolves when no runc or CRIU works on this dump any more; one that takes too long is killed. Must come before the
+ * thaw, also after a crash: CRIU puts the freezer back, when it ends, into the state that it found.
+ */
+export async function dumpEnded(workDirectory: string, { patienceMs }: { patienceMs: number }): Promise<void> {
+  const mark = `CRIU_CONFIG_FILE=${settingsIn(workDirectory)}\0`;
+  for (const startedAt = Date.now(); ; await sleep(20)) {
+    const pids = await processesWith(mark);
+    if (pids.length === 0) return;
+    const overdueMs = Date.now() - startedAt - patienceMs;
+    if (overdueMs > killedMs) throw new UmsError("DUMP_FAILED", `CRIU (process ${pids.join(", ")}) does not end.`);
+    if (overdueMs > 0) for (const pid of pids) kill(pid);
+  }
+}
+
+const killedMs = 5_000;
+
+/** Processes whose environment has this variable: CRIU is an orphan when its runc was killed, but keeps that. */
+async function processesWith(variable: string): Promise<number[]> {
+  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
+  const environments = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")));
+  return pids.filter((_, index) => environments[index]?.includes(variable)).map(Number);
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== "ESRCH") throw cause;
+  }
+}
+
+/** The first error line of a CRIU log that is not one of its harmless ones. */
 export async function criuError(logFile: string): Promise<string | undefined> {
   const log = await readFile(logFile, "utf8").catch(() => "");
   const errors = log.split("\n").filter((line) => /\bError \(/.test(line) && !line.includes("Can't setup RLIMIT_NOFILE"));

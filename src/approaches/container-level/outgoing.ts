@@ -4,7 +4,7 @@ import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import path from "node:path";
 import { memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
-import { dump, removeImages, type Tools } from "../../checkpoint/runc.ts";
+import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
@@ -50,9 +50,12 @@ export type OutgoingParts = Readonly<{
 const maxLivePasses = 5;
 const shortPassMs = 300;
 const memorySlackBytes = 64 << 20;
+/** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
+const dumpPatienceMs = 20_000;
 
 export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { source: Source; destination: Destination; bytesSent(): number; close(): void } {
   const { engine, peer, limits } = parts;
+  const workDirectory = path.join(parts.workDirectory, plan.id);
   const base = `/peer/migrations/${plan.id}`;
   const snapshots = new Map<string, Snapshot>();
   let sender: Sender | undefined;
@@ -161,6 +164,7 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     },
     async thaw() {
       const { container } = known();
+      await dumpEnded(workDirectory, { patienceMs: dumpPatienceMs });
       if ((await engine.find(container.id))?.state === "paused") await engine.unpause(container.id);
       await parts.marks.clear(container.id);
       await startAgain(engine, container.id);
@@ -175,9 +179,8 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
       const dumped = dump(parts.tools, {
         containerId: container.id,
         imageDirectory,
-        workDirectory: path.join(parts.workDirectory, plan.id),
+        workDirectory,
         timeoutMs: limits.transferMs,
-        signal,
       });
       await Promise.all([
         timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))),
@@ -215,12 +218,12 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
       if (facts?.forwarding) await removeWaitingPlace(facts.forwarding.slot);
       const imageDirectory = parts.facts.imageDirectory();
       if (imageDirectory !== undefined) await removeImages(imageDirectory);
-      await rm(path.join(parts.workDirectory, plan.id), { recursive: true, force: true });
+      await rm(workDirectory, { recursive: true, force: true });
     },
   };
 
   async function sendImage(need: Need, layers: readonly string[], signal: AbortSignal): Promise<void> {
-    const directory = path.join(parts.workDirectory, plan.id, "image");
+    const directory = path.join(workDirectory, "image");
     await rm(directory, { recursive: true, force: true });
     await mkdir(path.dirname(directory), { recursive: true, mode: 0o700 });
     try {
