@@ -9,7 +9,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../../errors.ts";
-import { createPodman, shimRuntime } from "./podman.ts";
+import { createPodmanApi } from "./api.ts";
+import { shimRuntime } from "./podman.ts";
 
 const startMs = 15_000;
 
@@ -24,7 +25,7 @@ export async function ensurePodmanService(socketPath: string): Promise<{ close()
       return {
         async close() {
           service.kill("SIGTERM");
-          await Promise.race([service, sleep(5_000)]);
+          await Promise.race([service, sleep(5_000, undefined, { ref: false })]);
         },
       };
   }
@@ -34,13 +35,10 @@ export async function ensurePodmanService(socketPath: string): Promise<{ close()
 
 async function answers(socketPath: string): Promise<boolean> {
   if (!existsSync(socketPath)) return false;
-  const podman = createPodman({ socketPath });
+  const api = createPodmanApi(socketPath);
   try {
-    await podman.version(AbortSignal.timeout(5_000));
-    return true;
-  } catch {
-    return false;
+    return await api.ping(5_000);
   } finally {
-    await podman.close();
+    api.close();
   }
 }
