@@ -9,6 +9,8 @@ export type PodmanApi = Readonly<{
    * @throws PodmanError; UmsError TIMED_OUT, PODMAN_UNREACHABLE; what the signal was aborted with
    */
   call(request: PodmanRequest): Promise<unknown>;
+  /** Whether Podman answers; unlike its version and info, this waits for no container's lock, which a waiting shim holds. */
+  ping(timeoutMs: number): Promise<boolean>;
   close(): void;
 }>;
 
@@ -55,6 +57,11 @@ export function createPodmanApi(socketPath: string): PodmanApi {
       if (answered.status >= 400) throw new PodmanError(answered.status, messageOf(answered.answer));
       return answered.answer.trim() === "" ? undefined : JSON.parse(answered.answer);
     },
+    ping: (timeoutMs) =>
+      send({ method: "GET", path: "/_ping" }, AbortSignal.timeout(timeoutMs)).then(
+        ({ status }) => status === 200,
+        () => false,
+      ),
     close: () => agent.destroy(),
   };
 }
