@@ -10,6 +10,7 @@
  * has seen them already, so it must not see them twice.
  */
 import { lookup } from "node:dns/promises";
+import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
@@ -76,8 +77,10 @@ export async function makeWaitingPlace(slot: number): Promise<void> {
 }
 
 /** Lets go what waits, in order; later connections take the direct way. */
-export async function letThrough({ slot }: Forwarding): Promise<void> {
-  // After a reboot there is no such place, and nothing waits.
+export async function letThrough(forwarding: Forwarding): Promise<void> {
+  const { slot } = forwarding;
+  // After a reboot nothing waits, and the forwarding is gone too.
+  if (!existsSync(`/sys/class/net/${outside(slot)}`)) return installForwarding(forwarding);
   await batch(`neigh replace ${neighbour} lladdr ${hardwareAddress(slot)} dev ${outside(slot)} nud permanent`, ruleRemoval(slot));
 }
 
