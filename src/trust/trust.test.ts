@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { createLeaf } from "./certificates.ts";
 import { siteUrn } from "./identity.ts";
-import { temporaryDirectory } from "./temporary-directory.ts";
+import { temporaryDirectory } from "./temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "./trust.ts";
 
 const dayMs = 86_400_000;

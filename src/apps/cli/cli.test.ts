@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { UmsError } from "../../errors.ts";
-import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { createFakeCoordinator } from "../coordinator/fake-coordinator.ts";
 import { pair, startSite, type TestSite } from "../coordinator/site-for-tests.ts";
 

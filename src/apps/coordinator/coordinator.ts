@@ -1,4 +1,5 @@
-import type { Check, Forward, Migration, MigrationRequest, PlanReport, Service } from "./schema.ts";
+import type { Forward, Migration, MigrationRequest, PlanReport, Service } from "./schema.ts";
+import type { Check } from "../../preflight/check.ts";
 
 /** What a site can do for the people on it. The HTTP API, and through it the CLI, show just this. */
 export type Coordinator = Readonly<{

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
 import { expect, test } from "vitest";
 import { UmsError } from "../../errors.ts";
-import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { createFakeCoordinator } from "./fake-coordinator.ts";
 import { createLocalApi, listenOnSocket } from "./http.ts";
 import { createMetrics } from "./metrics.ts";

@@ -17,7 +17,8 @@ import type { Coordinator } from "./coordinator.ts";
 import type { Metrics } from "./metrics.ts";
 import { originalApi } from "./original.ts";
 import { asUmsError, sendProblem, strictValidation } from "./problems.ts";
-import { Check, Forward, Migration, MigrationId, MigrationRequest, PlanReport, Problem, Site, SiteName } from "./schema.ts";
+import { Forward, Migration, MigrationId, MigrationRequest, PlanReport, Problem, Site, SiteName } from "./schema.ts";
+import { Check } from "../../preflight/check.ts";
 
 export type LocalApiParts = Readonly<{
   coordinator: Coordinator;

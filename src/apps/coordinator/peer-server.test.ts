@@ -5,7 +5,7 @@ import { connect, createServer, type TLSSocket } from "node:tls";
 import { expect, onTestFinished, test } from "vitest";
 import { UmsError } from "../../errors.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
-import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "../../trust/trust.ts";
 import { createPeerServer, type DataConnection, listenForPeers, type PeerApp } from "./peer-server.ts";
 import { pair, startSite, type TestSite } from "./site-for-tests.ts";

@@ -117,13 +117,6 @@ export const Site = Type.Object(
 );
 export type Site = Static<typeof Site>;
 
-/** One line of `ums doctor`. */
-export const Check = Type.Object(
-  { name: Type.String(), ok: Type.Boolean(), found: Type.String(), code: Type.Optional(Type.String()), cure: Type.Optional(Type.String()) },
-  closed,
-);
-export type Check = Static<typeof Check>;
-
 /** A forward that is kept for a service which has gone. */
 export const Forward = Type.Object(
   { migration: MigrationId, service: Type.String(), ports: Type.Array(Type.String()), to: Type.String() },

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { pino } from "pino";
 import { onTestFinished } from "vitest";
 import { createPairing, type Pairing } from "../../trust/pairing.ts";
-import { temporaryDirectory } from "../../trust/temporary-directory.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "../../trust/trust.ts";
 import { createFakeCoordinator } from "./fake-coordinator.ts";
 import { createLocalApi, listenOnSocket } from "./http.ts";

@@ -1,4 +1,4 @@
-import type { Check } from "../../coordinator/schema.ts";
+import type { Check } from "../../../preflight/check.ts";
 import { exitCodes } from "../exit-codes.ts";
 import type { Verb } from "../verb.ts";
 
