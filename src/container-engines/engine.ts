@@ -27,9 +27,22 @@ export type Container = Readonly<{
 
 export type ContainerSummary = Readonly<{ id: string; name: string; image: string; state: ContainerState; ports: readonly string[] }>;
 
-export type Image = Readonly<{ id: string; names: readonly string[]; digests: readonly string[]; layers: readonly string[]; sizeBytes: number; format: "oci" | "docker" }>;
+export type Image = Readonly<{
+  id: string;
+  names: readonly string[];
+  digests: readonly string[];
+  layers: readonly string[];
+  sizeBytes: number;
+  format: "oci" | "docker";
+}>;
 
-export type Volume = Readonly<{ name: string; directory: string; plain: boolean; labels: Readonly<Record<string, string>>; users: readonly string[] }>;
+export type Volume = Readonly<{
+  name: string;
+  directory: string;
+  plain: boolean;
+  labels: Readonly<Record<string, string>>;
+  users: readonly string[];
+}>;
 
 export type ContainerEngine = Readonly<{
   /** Name of the runtime that turns a twin's creation into a restore. */
@@ -53,7 +66,7 @@ export type ContainerEngine = Readonly<{
   images(signal?: AbortSignal): Promise<Image[]>;
   /** Writes the image, layers uncompressed, one file each, into an empty directory. */
   saveImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
-  /** Reads what saveImage wrote; layers that the engine has already may be missing. */
+  /** Reads what saveImage wrote; layers that the engine has already may be missing. The directory's own name is in small letters. */
   loadImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
   /** Fetches the image by digest from its registry. @returns whether it is there now */
   pullImage(image: Image, signal?: AbortSignal): Promise<boolean>;

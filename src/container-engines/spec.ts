@@ -36,14 +36,25 @@ export const ContainerSpec = Type.Object(
     annotations: TextRecord,
     hostname: Type.Optional(Type.String({ maxLength: 253 })),
     ports: Type.Array(PortMapping, { maxItems: 256 }),
-    volumes: Type.Array(Type.Object({ name: Name, destination: Path, options: Type.Array(Text), readOnly: Type.Boolean() }, closed), { maxItems: 64 }),
-    binds: Type.Array(Type.Object({ source: Path, destination: Path, options: Type.Array(Text), readOnly: Type.Boolean() }, closed), { maxItems: 64 }),
+    volumes: Type.Array(Type.Object({ name: Name, destination: Path, options: Type.Array(Text), readOnly: Type.Boolean() }, closed), {
+      maxItems: 64,
+    }),
+    binds: Type.Array(Type.Object({ source: Path, destination: Path, options: Type.Array(Text), readOnly: Type.Boolean() }, closed), {
+      maxItems: 64,
+    }),
     tmpfs: TextRecord,
     shmBytes: Type.Integer({ minimum: 0 }),
     restartPolicy: Type.Object({ name: Type.String({ pattern: "^[a-z-]*$" }), retries: Type.Integer() }, closed),
     health: Type.Optional(
       Type.Object(
-        { test: Type.Array(Text), intervalNs: Type.Integer(), timeoutNs: Type.Integer(), startPeriodNs: Type.Integer(), retries: Type.Integer(), onFailure: Type.String() },
+        {
+          test: Type.Array(Text),
+          intervalNs: Type.Integer(),
+          timeoutNs: Type.Integer(),
+          startPeriodNs: Type.Integer(),
+          retries: Type.Integer(),
+          onFailure: Type.String(),
+        },
         closed,
       ),
     ),
@@ -93,6 +104,8 @@ export function differences(a: ContainerSpec, b: ContainerSpec): string[] {
 
 function canonical(value: unknown): string {
   return JSON.stringify(value, (_key, inner: unknown) =>
-    inner !== null && typeof inner === "object" && !Array.isArray(inner) ? Object.fromEntries(Object.entries(inner).sort(([x], [y]) => (x < y ? -1 : 1))) : inner,
+    inner !== null && typeof inner === "object" && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([x], [y]) => (x < y ? -1 : 1)))
+      : inner,
   );
 }

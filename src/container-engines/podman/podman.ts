@@ -1,5 +1,6 @@
 /** Podman (4.3 or newer, as root) as a container engine. */
 import { mkdir, readFile } from "node:fs/promises";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { killFrozen } from "../../checkpoint/freezer.ts";
@@ -24,14 +25,26 @@ type ImageInspect = {
   ManifestType: string;
   Config: ImageConfig;
 };
-type VolumeInspect = { Name: string; Driver: string; Mountpoint: string; Options: Record<string, string> | null; Labels: Record<string, string> | null };
-type ListEntry = { Id: string; Names: string[]; Image: string; State: string; Ports: { host_ip: string; host_port: number; container_port: number; protocol: string }[] | null };
+type VolumeInspect = {
+  Name: string;
+  Driver: string;
+  Mountpoint: string;
+  Options: Record<string, string> | null;
+  Labels: Record<string, string> | null;
+};
+type ListEntry = {
+  Id: string;
+  Names: string[];
+  Image: string;
+  State: string;
+  Ports: { host_ip: string; host_port: number; container_port: number; protocol: string }[] | null;
+};
 
 export function createPodman({ socketPath }: { socketPath: string }): ContainerEngine & { close(): Promise<void> } {
   const api = createPodmanApi(socketPath);
   const at = encodeURIComponent;
-  const cli = (args: string[], signal?: AbortSignal) =>
-    execa("podman", args, { stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
+  const cli = (args: string[], signal?: AbortSignal, cwd = "/") =>
+    execa("podman", args, { cwd, stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
 
   /** @returns undefined where Podman answers 404 */
   async function unlessMissing<T>(answer: Promise<T>): Promise<T | undefined> {
@@ -44,7 +57,9 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
   }
 
   const inspectImage = (nameOrId: string, signal?: AbortSignal) =>
-    unlessMissing(api.call({ method: "GET", path: `/images/${at(nameOrId)}/json`, ...(signal ? { signal } : {}) })) as Promise<ImageInspect | undefined>;
+    unlessMissing(api.call({ method: "GET", path: `/images/${at(nameOrId)}/json`, ...(signal ? { signal } : {}) })) as Promise<
+      ImageInspect | undefined
+    >;
 
   const imageOf = (image: ImageInspect): Image => ({
     id: image.Id.replace(/^sha256:/, ""),
@@ -86,7 +101,9 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
         name: Names[0] ?? Id,
         image,
         state: stateOf(State),
-        ports: (Ports ?? []).map(({ host_ip, host_port, container_port, protocol }) => `${host_ip || "0.0.0.0"}:${host_port}->${container_port}/${protocol}`),
+        ports: (Ports ?? []).map(
+          ({ host_ip, host_port, container_port, protocol }) => `${host_ip || "0.0.0.0"}:${host_port}->${container_port}/${protocol}`,
+        ),
       }));
     },
 
@@ -120,7 +137,12 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
     },
 
     async createTwin(spec, signal) {
-      const { Id } = (await api.call({ method: "POST", path: "/containers/create", body: specGenerator(spec, shimRuntime), ...(signal ? { signal } : {}) })) as { Id: string };
+      const { Id } = (await api.call({
+        method: "POST",
+        path: "/containers/create",
+        body: specGenerator(spec, shimRuntime),
+        ...(signal ? { signal } : {}),
+      })) as { Id: string };
       return Id;
     },
 
@@ -146,7 +168,9 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
     },
 
     async healthy(id, signal) {
-      const { Status } = (await api.call({ method: "GET", path: `/containers/${id}/healthcheck`, ...(signal ? { signal } : {}) })) as { Status: string };
+      const { Status } = (await api.call({ method: "GET", path: `/containers/${id}/healthcheck`, ...(signal ? { signal } : {}) })) as {
+        Status: string;
+      };
       return Status === "healthy";
     },
 
@@ -167,8 +191,8 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
     },
 
     async loadImage(image, directory, signal) {
-      // Podman names an image that it loads from a directory after that directory.
-      const { stdout } = await cli(["load", "--quiet", "--input", directory], signal);
+      // Podman names an image that it loads after the path, and a name has no capital letters: only the last part of it, then.
+      const { stdout } = await cli(["load", "--quiet", "--input", path.basename(directory)], signal, path.dirname(directory));
       const given = /^Loaded image: (\S+)/m.exec(stdout)?.[1];
       for (const name of image.names) await cli(["tag", image.id, name], signal);
       if (given !== undefined && !image.names.includes(given)) await cli(["untag", image.id, given], signal);
@@ -176,7 +200,12 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
 
     async pullImage(image, signal) {
       for (const name of image.digests.filter((digest) => !digest.startsWith("localhost/"))) {
-        const { failed } = await execa("podman", ["pull", "--quiet", name], { reject: false, stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
+        const { failed } = await execa("podman", ["pull", "--quiet", name], {
+          reject: false,
+          stdin: "ignore",
+          timeout: imageTimeoutMs,
+          ...(signal ? { cancelSignal: signal } : {}),
+        });
         if (!failed && (await engine.findImage(image.id, signal))) return true;
       }
       return false;

@@ -1,0 +1,17 @@
+/** Runs the container engines' contract on the Podman of the host on which it is started; prints a JSON line for each case. */
+import { createPodman } from "../src/container-engines/podman/podman.ts";
+import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
+import { contract } from "../src/container-engines/contract.ts";
+
+const [socketPath = "", image = ""] = process.argv.slice(2);
+const service = await ensurePodmanService(socketPath);
+const engine = createPodman({ socketPath });
+for (const [name, run] of Object.entries(contract)) {
+  const failure = await run({ engine, image, network: "podman" }).then(
+    () => undefined,
+    (cause: unknown) => (cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)),
+  );
+  console.log(JSON.stringify({ name, failure }));
+}
+await engine.close();
+await service.close();
