@@ -3,10 +3,10 @@
  *
  *     npm run soak                          all of it
  *     npm run soak -- matrix "the link"     the cases whose names contain the words
- *     npm run soak -- trips | crowd
+ *     npm run soak -- steps | trips | crowd
  */
 import { bundle } from "../setup/bundle.ts";
-import { createGround, type Ground, moments, moved, nameOf, steps, victims } from "./disturbance.ts";
+import { createGround, type Ground, moments, onePerStep, moved, nameOf, steps, victims } from "./disturbance.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const trips = 20;
@@ -17,7 +17,8 @@ let ground: Ground | undefined;
 /** After a failure hosts may hold anything, so the next case gets new ones. */
 async function attempt(name: string, action: (ground: Ground) => Promise<string>): Promise<void> {
   const startedAt = performance.now();
-  const say = (mark: string, text: string) => console.log(`${mark} ${name}: ${text} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
+  const say = (mark: string, text: string) =>
+    console.log(`${mark} ${name}: ${text} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
   try {
     ground ??= await createGround({ configuration: { maxConcurrentMigrations: 3 } });
     const text = await action(ground);
@@ -41,6 +42,8 @@ if (part === "all" || part === "matrix") {
         if (words.every((word) => name.includes(word))) await attempt(name, (on) => on.tryCase({ step, moment, victim }));
       }
 }
+
+if (part === "steps") for (const each of onePerStep) await attempt(nameOf(each), (on) => on.tryCase(each));
 
 if (part === "all" || part === "trips") {
   await attempt(`${trips} times there and back`, async (on) => {
