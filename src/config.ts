@@ -12,7 +12,7 @@ const Seconds = (value: number, description: string) => Type.Number({ exclusiveM
 const Count = (value: number, description: string) => Type.Integer({ minimum: 1, maximum: 1000, default: value, description });
 
 /** The configuration file. Every field may be left out. docs/configuration.md is written from this. */
-export const ConfigFile = Type.Object(
+const ConfigFile = Type.Object(
   {
     siteName: Type.Optional(
       Type.String({ pattern: siteNamePattern, description: "The name under which other sites know this one; default: the host's name" }),
@@ -70,7 +70,7 @@ export const ConfigFile = Type.Object(
 export type Config = Readonly<Omit<Static<typeof ConfigFile>, "siteName"> & { siteName: string }>;
 
 /** Where the configuration lies when nobody says otherwise. */
-export const defaultConfigPath = "/etc/ums/config.json";
+const defaultConfigPath = "/etc/ums/config.json";
 
 /**
  * Reads the configuration file; without a path, the default one where it is there.

@@ -28,7 +28,7 @@ export async function writeCriuSettings(file: string): Promise<void> {
 }
 
 /** The environment in which runc finds CRIU: 1.1 by PATH or --criu, 1.2 and newer by PATH alone. */
-export const toolEnvironment = ({ criu }: Tools) => ({
+const toolEnvironment = ({ criu }: Tools) => ({
   PATH: `${path.dirname(criu)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
 });
 

@@ -1,6 +1,6 @@
 /** Our side of the OCI-runtime shim's contract (`ums-runc` beside this file): one directory for each prepared restore. */
 import { constants } from "node:fs";
-import { access, mkdir, open, readdir, readFile, rm, symlink } from "node:fs/promises";
+import { access, mkdir, open, readFile, rm, symlink } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
@@ -56,9 +56,6 @@ export async function letGo(containerId: string, verdict: "restore" | "give-up")
   return false;
 }
 
-/** Whether the shim has gone on to restore: from then on the copy may run. */
-export const restoreBegan = (containerId: string) => exists(path.join(directoryOf(containerId), "restored"));
-
 export const restoreLog = (containerId: string) => path.join(directoryOf(containerId), "work", "restore.log");
 
 export async function forgetRestore(containerId: string): Promise<void> {
@@ -68,6 +65,3 @@ export async function forgetRestore(containerId: string): Promise<void> {
   for (const mount of mounts.filter((point) => point.startsWith(`${directory}/`)).toReversed()) await execa("umount", ["--lazy", mount], { reject: false });
   await rm(directory, { recursive: true, force: true });
 }
-
-/** Ids of the containers for which a restore is prepared or was made. */
-export const preparedRestores = () => readdir(restoreRoot).catch(() => [] as string[]);

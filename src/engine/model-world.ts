@@ -4,7 +4,7 @@ import { migrate, type Outcome, resolveWithoutDestination } from "./migrate.ts";
 import type { Progress } from "./progress.ts";
 
 /** The coordinator has died: nothing of that life has an effect any more. */
-export class Crash extends Error {
+class Crash extends Error {
   override readonly name = "Crash";
 }
 

@@ -218,7 +218,7 @@ async function graphRoot({ podmanSocket }: Config, signal: AbortSignal): Promise
     graphRoots.set(podmanSocket, store.graphRoot);
     return store.graphRoot;
   } finally {
-    await api.close();
+    api.close();
   }
 }
 

@@ -78,6 +78,6 @@ async function shmOf({ ociConfigPath }: Container): Promise<string | undefined> 
   const oci = JSON.parse(await readFile(ociConfigPath, "utf8")) as OciConfig;
   const source = oci.mounts?.find(({ destination }) => destination === "/dev/shm")?.source;
   if (source === undefined || !path.isAbsolute(source)) return undefined;
-  const [own, above] = await Promise.all([stat(source), stat(path.dirname(source))]).catch(() => []);
-  return own && above && own.dev !== above.dev ? source : undefined;
+  const [own, above] = await Promise.all([source, path.dirname(source)].map((each) => stat(each).catch(() => undefined)));
+  return own !== undefined && own.dev !== above?.dev ? source : undefined;
 }

@@ -39,7 +39,7 @@ function sentence(found: readonly string[]): string {
 }
 
 /** What the container's description alone tells. */
-export function settingChecks(container: Container, bindMounts: readonly string[]): CheckResult[] {
+function settingChecks(container: Container, bindMounts: readonly string[]): CheckResult[] {
   const { spec, state, runtime } = container;
   const unit = spec.labels.PODMAN_SYSTEMD_UNIT;
   const driver = spec.log.driver;

@@ -3,7 +3,6 @@ import { mkdir, mkdtemp, readdir, readFile, rmdir, stat, statfs } from "node:fs/
 import path from "node:path";
 import { release } from "node:os";
 import { execa } from "execa";
-import type { Check } from "../apps/coordinator/schema.ts";
 import { freezerOf } from "../checkpoint/freezer.ts";
 import type { Config } from "../config.ts";
 import type { ContainerEngine } from "../container-engines/engine.ts";
@@ -19,6 +18,9 @@ const oldestPodman = "4.3";
 const oldestRunc = "1.1";
 const oldestCriu = "4.2.1";
 const commandMs = 10_000;
+
+/** One line of `ums doctor`; code and cure where it failed. */
+export type Check = { name: string; ok: boolean; found: string; code?: string; cure?: string };
 
 type Parts = Readonly<{ config: Config; engine: ContainerEngine; signal: AbortSignal }>;
 
@@ -105,7 +107,7 @@ async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
     signal.throwIfAborted();
     return [failed("Podman", cause instanceof UmsError ? cause.code : "PODMAN_FAILED", messageOf(cause))];
   } finally {
-    await api.close();
+    api.close();
   }
 }
 

@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import path from "node:path";
-import { memoryBytes } from "../../checkpoint/freezer.ts";
+import { isFrozen, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
@@ -193,6 +193,8 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
       ]);
       await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
       await timed("flush", data.flush(limits.transferMs));
+      // Whoever thawed it by hand made it live on: what was dumped is old, and must not be restored.
+      if (!(await isFrozen(container.pid))) throw new UmsError("THAWED", `Container ${container.name} was thawed while it moved.`);
     },
 
     async forwardClients() {

@@ -6,7 +6,7 @@ const closed = { additionalProperties: false } as const;
 const Bytes = Type.Integer({ minimum: 0 });
 const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
 
-export const ImageNeed = Type.Object(
+const ImageNeed = Type.Object(
   {
     id: Type.String({ pattern: "^[0-9a-f]{64}$" }),
     names: Type.Array(Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}$" }), { maxItems: 64 }),

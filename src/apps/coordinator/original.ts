@@ -51,7 +51,7 @@ const PlainError = Type.String();
 const plainErrors = { 400: PlainError, 404: PlainError, 409: PlainError, 502: PlainError, 504: PlainError };
 
 /** What an ended migration has to say in the original's words. */
-export function originalAnswer(migration: Migration) {
+function originalAnswer(migration: Migration) {
   const seconds = (milliseconds: number | undefined) => (milliseconds === undefined ? null : milliseconds / 1000);
   const step = (name: string) => seconds(migration.steps[name]);
   const phase = (name: string) => seconds(migration.phases[name]);

@@ -22,7 +22,7 @@ export function asUmsError(error: unknown, log: FastifyBaseLogger): UmsError {
 }
 
 /** The HTTP status of an error: the framework's own for a malformed request (413, 415), else the table's. */
-export function statusOf(error: UmsError): number {
+function statusOf(error: UmsError): number {
   const { statusCode } = (error.cause ?? {}) as Partial<FastifyError>;
   return error.code === "BAD_REQUEST" && statusCode !== undefined ? statusCode : errorTable[error.code].http;
 }

@@ -4,11 +4,11 @@ import { phases } from "../../engine/progress.ts";
 import { migrationIdPattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
-export const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
+const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
 export const SiteName = Type.String({ pattern: siteNamePattern, description: "A site's name" });
 export const MigrationId = Type.String({ pattern: migrationIdPattern });
 /** An absolute path without `..`. */
-export const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
+const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 
 const closed = { additionalProperties: false } as const;
 
