@@ -2,9 +2,9 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Check } from "../src/apps/coordinator/schema.ts";
 import type { CheckAnswer, CheckResult, Need } from "../src/approaches/container-level/protocol.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
+import type { Check } from "../src/preflight/site.ts";
 import { createHosts, type Host, type Hosts, type Inventory, inventoryChanges } from "./hosts.ts";
 import { loadImage, runOnce } from "./images.ts";
 import type { Call } from "./preflight-calls.ts";
@@ -216,27 +216,37 @@ describe("a destination", () => {
     const { spec } = need;
     const other: Need = { ...need, volumes: [], spec: { ...spec, name: "other", ports: [] } };
     const health = { test: ["CMD", "true"], intervalNs: 30e9, timeoutNs: 30e9, startPeriodNs: 0, retries: 3, onFailure: "none" };
+    // As many refusals in one answer as don't stand in each other's way.
+    const everything: Need = {
+      ...need,
+      memoryBytes: 2 ** 50,
+      fileBytes: 2 ** 50,
+      kernel: "99.1.0",
+      cpuFeatures: [...need.cpuFeatures, "quantum"],
+      spec: {
+        ...spec,
+        networks: { backend: { aliases: [] } },
+        binds: [{ source: "/no/such", destination: "/x", options: [], readOnly: false }],
+        securityOptions: ["seccomp=/no/such.json"],
+        limits: { ...spec.limits, cpusetCpus: "4000" },
+        ulimits: [{ name: "RLIMIT_NOFILE", soft: 1024, hard: 2 ** 31 }],
+        health,
+      },
+    };
     const wanted: [Need, ErrorCode[], object?][] = [
-      [need, ["NAME_TAKEN", "PORT_TAKEN", "VOLUME_EXISTS"]],
+      [
+        everything,
+        [
+          ...(["NAME_TAKEN", "PORT_TAKEN", "VOLUME_EXISTS", "NETWORK_MISSING", "BIND_MOUNT_MISSING", "SECCOMP_PROFILE_MISSING"] as const),
+          ...(["NO_ROOM", "NO_DISK", "KERNEL_OLDER", "CPU_FEATURES", "CGROUP_LIMIT", "ULIMIT", "HEALTHCHECK_TIMER"] as const),
+        ],
+      ],
       [
         { ...other, spec: { ...other.spec, ports: [{ hostIp: "192.0.2.1", hostPort: 80, containerPort: 80, protocol: "tcp" }] } },
         ["ADDRESS_MISSING"],
       ],
-      [{ ...other, spec: { ...other.spec, networks: { backend: { aliases: [] } } } }, ["NETWORK_MISSING"]],
-      [
-        { ...other, spec: { ...other.spec, binds: [{ source: "/no/such", destination: "/x", options: [], readOnly: false }] } },
-        ["BIND_MOUNT_MISSING"],
-      ],
-      [{ ...other, spec: { ...other.spec, securityOptions: ["seccomp=/no/such.json"] } }, ["SECCOMP_PROFILE_MISSING"]],
-      [{ ...other, memoryBytes: 2 ** 50 }, ["NO_ROOM"]],
       // The disk has room for the image, and the memory none for the service.
       [{ ...other, memoryBytes: await memoryTotal(destination) }, ["NO_MEMORY"], { imageDirectories: ["/var/lib/ums/images"] }],
-      [{ ...other, fileBytes: 2 ** 50 }, ["NO_DISK"]],
-      [{ ...other, kernel: "99.1.0" }, ["KERNEL_OLDER"]],
-      [{ ...other, cpuFeatures: [...need.cpuFeatures, "quantum"] }, ["CPU_FEATURES"]],
-      [{ ...other, spec: { ...other.spec, limits: { ...spec.limits, cpusetCpus: "4000" } } }, ["CGROUP_LIMIT"]],
-      [{ ...other, spec: { ...other.spec, ulimits: [{ name: "RLIMIT_NOFILE", soft: 1024, hard: 2 ** 31 }] } }, ["ULIMIT"]],
-      [{ ...other, spec: { ...other.spec, health } }, ["HEALTHCHECK_TIMER"]],
       [other, ["CRIU_TOO_OLD"], { criuPath: "/no/such/criu" }],
       [other, []],
     ];
