@@ -265,7 +265,7 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
       await hosts.restoreLink();
       return true;
     case "power of the source":
-      await loseAndRegainPower(a);
+      await boot(a, { powerOffFirst: true });
       return true;
     case "power of the destination":
       await b.host.powerOff();
@@ -278,13 +278,9 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
   }
 }
 
-async function loseAndRegainPower(site: TestSite): Promise<void> {
-  await site.host.powerOff();
-  await boot(site);
-}
-
 /** Powers a host on and does what its services do at boot. */
-export async function boot(site: TestSite): Promise<void> {
+export async function boot(site: TestSite, { powerOffFirst = false } = {}): Promise<void> {
+  if (powerOffFirst) await site.host.powerOff();
   await site.host.powerOn();
   await runOnce(site.host, imageReference("redis"));
   // podman-restart.service; it may come before `ums serve`.
@@ -350,7 +346,7 @@ function processesNamed(hosts: readonly Host[], name: RegExp): { pid: number }[]
 
 // --- what must hold ---
 
-async function expectOneCopy({ a, b, hosts }: Sites, owner: TestSite): Promise<void> {
+export async function expectOneCopy({ a, b, hosts }: Sites, owner: TestSite): Promise<void> {
   for (const site of [a, b]) {
     const { stdout } = await site.host.podman(["ps", "--all", "--format", "json"]);
     const found = (JSON.parse(stdout) as { Names: string[]; State: string }[]).map(({ Names, State }) => `${Names[0]} ${State}`).join();
@@ -368,7 +364,7 @@ async function expectOneCopy({ a, b, hosts }: Sites, owner: TestSite): Promise<v
   }
 }
 
-async function expectNothingLost(client: LoadClient): Promise<void> {
+export async function expectNothingLost(client: LoadClient): Promise<void> {
   const { lostWrites, duplicatedWrites, wrongReplies, acknowledgedWrites } = await client.stop();
   if (lostWrites + duplicatedWrites + wrongReplies > 0)
     throw new Error(
@@ -394,7 +390,7 @@ export function watchCopies(hosts: readonly Host[]): { expectNeverTwo(): void; s
 }
 
 /** The service's containers on a host, by their cgroups. */
-function copiesOn(host: Host): Copy[] {
+export function copiesOn(host: Host): Copy[] {
   let init: number;
   try {
     init = host.initPid();
