@@ -9,11 +9,17 @@
  */
 import { lstatSync, readdirSync } from "node:fs";
 import { rm, statfs } from "node:fs/promises";
-import path from "node:path";
 import type { Readable } from "node:stream";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import type { Sink } from "./channel.ts";
+
+/**
+ * A name on Linux is bytes, of no encoding. Here each byte is one character, so that names are strings, and JSON, and
+ * nothing is lost of those that aren't UTF-8.
+ */
+const bytesOf = (name: string) => Buffer.from(name, "latin1");
+const below = (root: string, name: string) => Buffer.concat([Buffer.from(`${root}/`), bytesOf(name)]);
 
 /** What one pass saw: for each path below the root, what tells whether it is still the same. */
 export type Snapshot = Readonly<{ startedAtMs: number; entries: ReadonlyMap<string, Entry> }>;
@@ -42,22 +48,22 @@ export function scan(root: string, startedAtMs = Date.now()): Snapshot {
   const visit = (relative: string) => {
     let stat;
     try {
-      stat = lstatSync(path.join(root, relative), { bigint: true });
+      stat = lstatSync(below(root, relative), { bigint: true });
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code === "ENOENT") return; // gone while we looked: the next pass sees it so
       throw cause;
     }
     entries.set(relative, { inode: stat.ino, changedNs: stat.ctimeNs, type: stat.mode & typeMask });
     if (!stat.isDirectory()) return;
-    for (const name of readNames(path.join(root, relative))) visit(relative === "." ? `./${name}` : `${relative}/${name}`);
+    for (const name of readNames(below(root, relative))) visit(relative === "." ? `./${name}` : `${relative}/${name}`);
   };
   visit(".");
   return { startedAtMs, entries };
 }
 
-function readNames(directory: string): string[] {
+function readNames(directory: Buffer): string[] {
   try {
-    return readdirSync(directory);
+    return readdirSync(directory, "latin1");
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT" || (cause as NodeJS.ErrnoException).code === "ENOTDIR") return [];
     throw cause;
@@ -82,18 +88,44 @@ export function changes(before: Snapshot | undefined, now: Snapshot): { changed:
 const attributes = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls"];
 
 /** An archive of just these paths. While the tree is written to, what vanishes or changes is left to the next pass. */
-export function pack(root: string, paths: readonly string[], { live, signal }: { live: boolean; signal: AbortSignal }): { content: Readable; finished: Promise<void> } {
+export function pack(
+  root: string,
+  paths: readonly string[],
+  { live, signal }: { live: boolean; signal: AbortSignal },
+): { content: Readable; finished: Promise<void> } {
   const tar = execa(
     "tar",
-    ["--create", "--file=-", "--format=posix", "--sparse", "--no-recursion", ...attributes, `--directory=${root}`, "--null", "--verbatim-files-from", "--files-from=-"],
-    { input: paths.map((name) => `${name}\0`).join(""), buffer: { stdout: false }, encoding: "buffer", reject: false, cancelSignal: signal, env: { LC_ALL: "C" } },
+    [
+      "--create",
+      "--file=-",
+      "--format=posix",
+      "--sparse",
+      "--no-recursion",
+      ...attributes,
+      `--directory=${root}`,
+      "--null",
+      "--verbatim-files-from",
+      "--files-from=-",
+    ],
+    {
+      input: bytesOf(paths.map((name) => `${name}\0`).join("")),
+      buffer: { stdout: false },
+      encoding: "buffer",
+      reject: false,
+      cancelSignal: signal,
+      env: { LC_ALL: "C" },
+    },
   );
   const finished = tar.then(({ exitCode, stderr, isCanceled }) => {
     if (isCanceled) signal.throwIfAborted();
     const message = Buffer.from(stderr).toString("utf8");
     // 1: something changed while it was read; 2 with "Cannot stat" or "open": it was deleted. Sockets CRIU makes itself.
     const tolerated = exitCode === 0 || (live && (exitCode === 1 || (exitCode === 2 && onlyVanished(message))));
-    if (!tolerated) throw new UmsError("FILES_UNREADABLE", `The service's files could not be read: ${message.trim().split("\n")[0] ?? `tar ended with ${exitCode}`}`);
+    if (!tolerated)
+      throw new UmsError(
+        "FILES_UNREADABLE",
+        `The service's files could not be read: ${message.trim().split("\n")[0] ?? `tar ended with ${exitCode}`}`,
+      );
   });
   finished.catch(() => undefined); // the reader of `content` asks for it
   return { content: tar.stdout as Readable, finished };
@@ -103,22 +135,33 @@ const onlyVanished = (message: string) =>
   message
     .split("\n")
     .filter(Boolean)
-    .every((line) => /No such file or directory|file changed as we read it|File removed before we read it|socket ignored|shrank|Exiting with failure|Not a directory/.test(line));
+    .every((line) =>
+      /No such file or directory|file changed as we read it|File removed before we read it|socket ignored|shrank|Exiting with failure|Not a directory/.test(
+        line,
+      ),
+    );
 
 /** Applies one pass: deletes, then unpacks what is written to the sink. */
 export function unpack(root: string, deleted: readonly string[]): Sink {
   const ready = remove(root, deleted);
-  const tar = execa("tar", ["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--delay-directory-restore", ...attributes, `--directory=${root}`], {
-    stdin: "pipe",
-    reject: false,
-    env: { LC_ALL: "C" },
-  });
+  const tar = execa(
+    "tar",
+    ["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--delay-directory-restore", ...attributes, `--directory=${root}`],
+    {
+      stdin: "pipe",
+      reject: false,
+      env: { LC_ALL: "C" },
+    },
+  );
   const { stdin } = tar;
   stdin.on("error", () => undefined); // the exit code says why
   let written = false;
   return {
     write(chunk) {
-      const go = () => (stdin.write(chunk) || stdin.destroyed ? undefined : new Promise<void>((resolve) => void stdin.once("drain", resolve).once("close", resolve)));
+      const go = () =>
+        stdin.write(chunk) || stdin.destroyed
+          ? undefined
+          : new Promise<void>((resolve) => void stdin.once("drain", resolve).once("close", resolve));
       if (written) return go();
       written = true;
       return ready.then(go);
@@ -127,7 +170,8 @@ export function unpack(root: string, deleted: readonly string[]): Sink {
       await ready;
       stdin.end();
       const { exitCode, stderr } = await tar;
-      if (written && exitCode !== 0) throw new UmsError("FILES_UNWRITABLE", `The service's files could not be written: ${stderr.trim().split("\n")[0] ?? ""}`);
+      if (written && exitCode !== 0)
+        throw new UmsError("FILES_UNWRITABLE", `The service's files could not be written: ${stderr.trim().split("\n")[0] ?? ""}`);
     },
   };
 }
@@ -135,6 +179,6 @@ export function unpack(root: string, deleted: readonly string[]): Sink {
 async function remove(root: string, deleted: readonly string[]): Promise<void> {
   for (const name of deleted) {
     if (name === "." || name.split("/").includes("..")) throw new UmsError("BAD_REQUEST", "A path to delete leaves its tree.");
-    await rm(path.join(root, name), { recursive: true, force: true });
+    await rm(below(root, name), { recursive: true, force: true });
   }
 }

@@ -6,6 +6,7 @@ import { createWriteStream, existsSync } from "node:fs";
 import { mkdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
+import { execa } from "execa";
 import { Value } from "typebox/value";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
@@ -87,6 +88,10 @@ type Reservation = {
   memory?: MemoryStore;
   started?: Promise<void>;
   networkNamespace?: string;
+  /** Where the engine has mounted the container's root, from then on. */
+  root?: string;
+  /** The same, once files changed beneath it. */
+  staleRoot?: string;
   /** Where each kind of stream goes. Looked up early: while the shim waits, Podman answers nothing about the container. */
   readonly places: Map<string, string>;
   bytes: number;
@@ -138,6 +143,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     );
     const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
     const oci = await resolveLinks(path.join(bundle, "config.json"));
+    reservation.root = oci.root.path;
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) reservation.places.set("shm", shm);
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
@@ -155,6 +161,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (containerId === undefined || !reservation.started) throw new UmsError("PEER_FAILED", "Nothing is armed.");
     reservation.state = "restoring";
     reservation.memory?.close();
+    if (reservation.staleRoot) await forgetCachedFiles(reservation.staleRoot);
     if (!(await letGo(containerId, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
     try {
       await within(parts.restoreTimeoutMs, reservation.started);
@@ -437,10 +444,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
     },
   };
 
-  function sinkFor({ id, places }: Reservation, content: StreamContent): Sink {
+  function sinkFor(reservation: Reservation, content: StreamContent): Sink {
+    const { id, places, root } = reservation;
     if (content.kind === "image") return fileSink(path.join(blobsDirectory(id), content.file), "w");
     const place = places.get(content.kind === "tree" ? content.tree : content.kind);
     if (place === undefined) throw new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
+    if (content.kind === "tree" && content.tree === "changes" && root !== undefined) reservation.staleRoot = root;
     return content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted);
   }
 }
@@ -449,9 +458,19 @@ export function createIncoming(parts: IncomingParts): Incoming {
 const memorySlackBytes = 64 << 20;
 
 type OciBundle = {
+  root: { path: string };
   linux: { namespaces: { type: string; path?: string }[] };
   mounts: { type?: string; destination: string; source: string }[];
 };
+
+/**
+ * An overlay that is mounted keeps what it has looked up, and doesn't see a file that its upper directory has got since
+ * (Documentation/filesystems/overlayfs.rst, “Changes to underlying filesystems”). A remount drops what it keeps
+ * (shrink_dcache_sb of reconfigure_super).
+ */
+async function forgetCachedFiles(root: string): Promise<void> {
+  await execa("mount", ["--options", "remount", root], { stdin: "ignore", timeout: 10_000 });
+}
 
 /** CRIU 4.2 binds a source that is a symbolic link as the link itself, and then fails; `create` would follow it. */
 async function resolveLinks(file: string): Promise<OciBundle> {

@@ -8,7 +8,15 @@ import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
-import { type Forwarding, forwardingTo, installForwarding, letThrough, makeWaitingPlace, removeForwarding, removeWaitingPlace } from "../../traffic/forward.ts";
+import {
+  type Forwarding,
+  forwardingTo,
+  installForwarding,
+  letThrough,
+  makeWaitingPlace,
+  removeForwarding,
+  removeWaitingPlace,
+} from "../../traffic/forward.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
@@ -53,7 +61,10 @@ const memorySlackBytes = 64 << 20;
 /** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
 const dumpPatienceMs = 20_000;
 
-export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { source: Source; destination: Destination; bytesSent(): number; close(): void } {
+export function createOutgoing(
+  plan: MigrationPlan,
+  parts: OutgoingParts,
+): { source: Source; destination: Destination; bytesSent(): number; close(): void } {
   const { engine, peer, limits } = parts;
   const workDirectory = path.join(parts.workDirectory, plan.id);
   const base = `/peer/migrations/${plan.id}`;
@@ -75,8 +86,18 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     if (!facts) throw new UmsError("INTERNAL", `Migration ${plan.id} was never admitted.`);
     return facts;
   };
-  const ask = <T>(method: string, action: string, { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {}) =>
-    peer.request<T>({ method, path: `${base}${action}`, timeoutMs, ...(body === undefined ? {} : { body }), ...(signal ? { signal } : {}) });
+  const ask = <T>(
+    method: string,
+    action: string,
+    { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {},
+  ) =>
+    peer.request<T>({
+      method,
+      path: `${base}${action}`,
+      timeoutMs,
+      ...(body === undefined ? {} : { body }),
+      ...(signal ? { signal } : {}),
+    });
   const connect = async (signal: AbortSignal) => (sender ??= createSender(await peer.openData({ migrationId: plan.id, signal })));
 
   /** Trees that can be sent while the service writes to them, and those that can't (tmpfs). */
@@ -93,10 +114,15 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
     };
   };
 
-  async function sendTree(data: Sender, { tree, root }: { tree: string; root: string }, { live, signal }: { live: boolean; signal: AbortSignal }): Promise<void> {
+  async function sendTree(
+    data: Sender,
+    { tree, root }: { tree: string; root: string },
+    { live, signal, rootToo = false }: { live: boolean; signal: AbortSignal; rootToo?: boolean },
+  ): Promise<void> {
     const now = scan(root, live ? await settle(root) : undefined);
     const { changed, deleted } = changes(snapshots.get(tree), now);
     snapshots.set(tree, now);
+    if (rootToo && !changed.includes(".")) changed.push(".");
     if (changed.length === 0 && deleted.length === 0) return;
     if (changed.length === 0) return data.stream({ kind: "tree", tree, deleted }, undefined);
     const { content, finished } = pack(root, changed, { live, signal });
@@ -132,12 +158,15 @@ export function createOutgoing(plan: MigrationPlan, parts: OutgoingParts): { sou
           if (pass > 0 && Date.now() - startedAt < shortPassMs) break;
         }
         await ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
-        // Once more, so that what was written during all that doesn't fall into the freeze.
-        for (const tree of early) await sendTree(data, tree, { live: true, signal });
+        // Once more, so that what was written during all that doesn't fall into the freeze. A volume's own directory has
+        // got owner, mode and time from the engine meanwhile, which takes it for new.
+        for (const tree of early) await sendTree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
         await data.flush(limits.transferMs);
         const { container, forwarding } = known();
         if (forwarding) await makeWaitingPlace(forwarding.slot);
-        parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, (await memoryBytes(container.pid)) + memorySlackBytes));
+        parts.facts.setImageDirectory(
+          await makeImageDirectory(parts.imageDirectories, plan.id, (await memoryBytes(container.pid)) + memorySlackBytes),
+        );
       },
       async discard() {
         const { forwarding } = known();
