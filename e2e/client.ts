@@ -135,7 +135,7 @@ class RedisWriter {
   #connection: Connection | undefined;
   #sequence = 0;
   #length = 0;
-  #unansweredSince = 0;
+  #mayStillCome = 0;
   #wrongReplies = 0;
   #failedConnections = 0;
   #cutConnections = 0;
@@ -189,7 +189,7 @@ class RedisWriter {
       reply = await connection.ask(["RPUSH", this.#key, String(sequence)]);
     } catch (error) {
       this.#unanswered.add(sequence);
-      this.#unansweredSince++;
+      this.#mayStillCome++;
       this.#countCut(error);
       return;
     }
@@ -201,13 +201,14 @@ class RedisWriter {
     }
     this.#acknowledged.push(sequence);
     if (this.#acknowledged.length === 1) this.#report({ event: "first-write", at: acknowledgedAt });
-    // Each write that was cut off since may have been done as well.
-    if (reply <= this.#length || reply > this.#length + 1 + this.#unansweredSince) {
+    // Each write that was cut off may have been done as well.
+    if (reply <= this.#length || reply > this.#length + 1 + this.#mayStillCome) {
       this.#wrongReplies++;
       this.#report({ event: "wrong-reply", at: acknowledgedAt, sequence, reply, expected: this.#length + 1 });
     }
+    // A kernel may deliver what was cut off later than what came after it.
+    this.#mayStillCome -= Math.max(0, Math.min(this.#mayStillCome, reply - this.#length - 1));
     this.#length = reply;
-    this.#unansweredSince = 0;
     this.#replyTimes.push(acknowledgedAt - sent);
     const gap = acknowledgedAt - (this.#lastReply ?? acknowledgedAt);
     if (gap > this.#gap.downtimeMs) this.#gap = { downtimeMs: gap, downtimeFrom: acknowledgedAt - gap, downtimeTo: acknowledgedAt };
