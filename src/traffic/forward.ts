@@ -56,7 +56,7 @@ export async function forwardingTo(host: string, { slot, ports }: Pick<Forwardin
 
 /** Makes the place where connections can wait; changes nothing for anybody yet. */
 export async function makeWaitingPlace(slot: number): Promise<void> {
-  await removeForwarding(slot);
+  await withdrawForwarding(slot);
   await ip("link", "add", outside(slot), "type", "veth", "peer", "name", inside(slot), "address", hardwareAddress(slot));
   const set = (kind: "conf" | "neigh", device: string, key: string, value: number) => writeFile(`/proc/sys/net/ipv4/${kind}/${device}/${key}`, String(value));
   await Promise.all([
@@ -111,9 +111,14 @@ export async function installForwarding({ slot, ports, to, from }: Forwarding): 
   await nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\ntable ${table(slot)} {\n${body.join("")}}\n`);
 }
 
-/** Ends the forwarding and forgets the connections that it led. No error when there is none. */
+/** Ends the forwarding for new connections; those that it led go on. No error when there is none. */
 export async function removeForwarding(slot: number): Promise<void> {
   await nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\n`);
   await removeWaitingPlace(slot);
+}
+
+/** Ends the forwarding as if it had never been: who waits to be let through comes back to this host by itself. */
+export async function withdrawForwarding(slot: number): Promise<void> {
+  await removeForwarding(slot);
   await execa("conntrack", ["-D", "--mark", mark(slot)], { stdin: "ignore", timeout: timeoutMs, reject: false });
 }

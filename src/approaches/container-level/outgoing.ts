@@ -14,7 +14,7 @@ import {
   installForwarding,
   letThrough,
   makeWaitingPlace,
-  removeForwarding,
+  withdrawForwarding,
   removeWaitingPlace,
 } from "../../traffic/forward.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
@@ -170,7 +170,7 @@ export function createOutgoing(
       },
       async discard() {
         const { forwarding } = known();
-        if (forwarding) await removeForwarding(forwarding.slot);
+        if (forwarding) await withdrawForwarding(forwarding.slot);
         sender?.close();
         sender = undefined;
       },
@@ -183,7 +183,7 @@ export function createOutgoing(
     async releaseClients() {
       const { container, forwarding } = known();
       if (container.networkNamespace !== "") await releaseNamespace(container.networkNamespace);
-      if (forwarding) await removeForwarding(forwarding.slot);
+      if (forwarding) await withdrawForwarding(forwarding.slot);
     },
 
     async freeze() {
