@@ -65,7 +65,7 @@ test("a destination that never comes back after the grant: frozen until a person
   await expectNothingLeft();
 });
 
-describe("while the source's copy is frozen nothing starts it again", () => {
+describe("while the source's copy is frozen nothing starts it again:", () => {
   const container = (verb: string, ...options: string[]) =>
     a.host.podman([verb, ...options, "redis"], { reject: false, timeoutMs: 40_000 });
   const attempts: Record<string, () => Promise<unknown>> = {

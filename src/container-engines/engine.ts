@@ -57,7 +57,7 @@ export type ContainerEngine = Readonly<{
   /** Creates a container of this spec whose start becomes a restore. @returns its id */
   createTwin(spec: ContainerSpec, signal?: AbortSignal): Promise<string>;
   /** Resolves when the container runs; the shim may hold it back for long. */
-  start(id: string, signal?: AbortSignal): Promise<void>;
+  start(id: string): Promise<void>;
   /** Removes the container, and kills what runs of it without letting frozen tasks run. No error when there is none. */
   remove(id: string): Promise<void>;
   /** Runs the container's own health check once. @returns whether it passed */

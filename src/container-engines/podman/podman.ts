@@ -146,8 +146,17 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       return Id;
     },
 
-    async start(id, signal) {
-      await api.call({ method: "POST", path: `/containers/${id}/start`, timeoutMs: startTimeoutMs, ...(signal ? { signal } : {}) });
+    async start(id) {
+      // Not by the API: its service would keep the container's ports open, after a start that failed for minutes.
+      const { failed, stderr, timedOut } = await execa("podman", ["start", id], {
+        stdio: ["ignore", "ignore", "pipe"],
+        timeout: startTimeoutMs,
+        reject: false,
+        // A signal for this process must not stop it half-way.
+        detached: true,
+        cleanup: false,
+      });
+      if (failed) throw new UmsError(timedOut ? "TIMED_OUT" : "PODMAN_FAILED", `Podman could not start the container: ${stderr}`);
     },
 
     async remove(id) {
