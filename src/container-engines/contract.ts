@@ -95,10 +95,11 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
     const ports = [{ hostIp: "", hostPort: 61_234, containerPort: 80, protocol: "tcp" as const }];
     await withRunning(subject, { ports }, async ({ id, name }) => {
       const listed = (await subject.engine.list()).find((each) => each.id === id);
-      assert.equal(listed?.name, name);
-      assert.equal(listed?.state, "running");
-      assert.equal(listed?.ports.length, 1);
-      assert.match(listed?.ports[0] ?? "", /61234->80\/tcp/);
+      assert.ok(listed);
+      assert.equal(listed.name, name);
+      assert.equal(listed.state, "running");
+      assert.equal(listed.ports.length, 1);
+      assert.match(listed.ports[0] ?? "", /61234->80\/tcp/);
     });
   },
 
