@@ -36,6 +36,18 @@ ${parts.join("\n")}
 `;
 }
 
-function text({ x, y, content, anchor = "start", weight = "normal" }: { x: number; y: number; content: string; anchor?: string; weight?: string }): string {
+function text({
+  x,
+  y,
+  content,
+  anchor = "start",
+  weight = "normal",
+}: {
+  x: number;
+  y: number;
+  content: string;
+  anchor?: string;
+  weight?: string;
+}): string {
   return `<text x="${x.toFixed(1)}" y="${y}" text-anchor="${anchor}" font-weight="${weight}">${content}</text>`;
 }

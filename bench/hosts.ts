@@ -34,14 +34,22 @@ const results: { name: string; memoryMiB: number; link: string; measured: Measur
 for (const link of links) {
   await sites.hosts.setRate(link);
   for (const memoryMiB of sizes) {
-    const rows = chosen.map(([name, subject]) => ({ name, subject, memoryMiB, link: link === undefined ? "unshaped" : `${link} Mbit/s`, measured: [] as Measured[] }));
+    const rows = chosen.map(([name, subject]) => ({
+      name,
+      subject,
+      memoryMiB,
+      link: link === undefined ? "unshaped" : `${link} Mbit/s`,
+      measured: [] as Measured[],
+    }));
     results.push(...rows);
     for (let round = 0; round < rounds; round++) {
       for (const row of rows) {
         if (!row.subject) throw new Error(`There is no subject ${row.name}.`);
         const measured = await row.subject(sites, memoryMiB);
         row.measured.push(measured);
-        console.error(`${row.link} ${memoryMiB} MiB round ${round + 1} ${row.name}: ${Math.round(measured.downtimeMs)} ms down, ${Math.round(measured.totalMs)} ms in all`);
+        console.error(
+          `${row.link} ${memoryMiB} MiB round ${round + 1} ${row.name}: ${Math.round(measured.downtimeMs)} ms down, ${Math.round(measured.totalMs)} ms in all`,
+        );
       }
     }
   }
@@ -60,7 +68,9 @@ await mkdir(out, { recursive: true });
 await writeFile(new URL("hosts.json", out), `${JSON.stringify(rows, null, 2)}\n`);
 await writeFile(new URL("hosts.svg", out), chart(rows));
 
-console.log("| link | memory | subject | downtime ms: median (min-max) | total ms: median (min-max) | downtime / runc+criu | downtime / podman |");
+console.log(
+  "| link | memory | subject | downtime ms: median (min-max) | total ms: median (min-max) | downtime / runc+criu | downtime / podman |",
+);
 console.log("|---|---|---|---|---|---|---|");
 for (const row of rows) {
   const against = (subject: string) => {
@@ -68,14 +78,20 @@ for (const row of rows) {
     return other && other !== row ? (row.downtimeMs.median / other.downtimeMs.median).toFixed(2) : "";
   };
   const text = ({ median, min, max }: Spread) => `${median} (${min}-${max})`;
-  console.log(`| ${row.link} | ${row.memoryMiB} MiB | ${row.subject} | ${text(row.downtimeMs)} | ${text(row.totalMs)} | ${against("runc+criu")} | ${against("podman")} |`);
+  console.log(
+    `| ${row.link} | ${row.memoryMiB} MiB | ${row.subject} | ${text(row.downtimeMs)} | ${text(row.totalMs)} | ${against("runc+criu")} | ${against("podman")} |`,
+  );
 }
 const moving = results.flatMap(({ measured }) => measured.flatMap(({ rssMiB: rss }) => (rss ? [rss] : [])));
 const peak = (side: "source" | "destination") => Math.round(Math.max(0, ...moving.map((rss) => rss[side])));
-console.log(`\nRSS of ums serve: idle ${idleMiB.map(Math.round).join(" and ")} MiB; at most ${peak("source")} MiB at the source and ${peak("destination")} MiB at the destination while moving.`);
+console.log(
+  `\nRSS of ums serve: idle ${idleMiB.map(Math.round).join(" and ")} MiB; at most ${peak("source")} MiB at the source and ${peak("destination")} MiB at the destination while moving.`,
+);
 for (const { name, memoryMiB, link, measured } of results.filter((result) => result.name === "ums")) {
   const steps = Object.keys(measured[0]?.migration?.steps ?? {});
-  console.log(`${name} ${memoryMiB} MiB ${link}, median ms by step: ${steps.map((step) => `${step} ${spread(measured.map(({ migration }) => migration?.steps[step] ?? 0)).median}`).join(", ")}`);
+  console.log(
+    `${name} ${memoryMiB} MiB ${link}, median ms by step: ${steps.map((step) => `${step} ${spread(measured.map(({ migration }) => migration?.steps[step] ?? 0)).median}`).join(", ")}`,
+  );
 }
 
 function spread(values: readonly number[]): Spread {

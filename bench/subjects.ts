@@ -9,7 +9,12 @@ import { redisPort, startRedis } from "../e2e/redis.ts";
 import type { Sites } from "../e2e/sites.ts";
 
 /** What one move cost, in milliseconds. */
-export type Measured = Readonly<{ downtimeMs: number; totalMs: number; migration?: Migration; rssMiB?: { source: number; destination: number } }>;
+export type Measured = Readonly<{
+  downtimeMs: number;
+  totalMs: number;
+  migration?: Migration;
+  rssMiB?: { source: number; destination: number };
+}>;
 export type Subject = (sites: Sites, memoryMiB: number) => Promise<Measured>;
 
 const prober = new URL("./prober.ts", import.meta.url).pathname;
@@ -58,7 +63,10 @@ const runcCriu: Subject = async (sites, memoryMiB) => {
   const { a, b } = sites;
   for (const { host } of [a, b]) await makeBundle(host);
   const run = (host: Host, script: string, timeoutMs = 60_000) => host.exec(["sh", "-ec", script], { timeoutMs });
-  await run(a.host, `cd ${work}/bundle && { runc --log ${work}/log run --detach bench </dev/null >/dev/null 2>&1 || { cat ${work}/log >&2; exit 1; }; }`);
+  await run(
+    a.host,
+    `cd ${work}/bundle && { runc --log ${work}/log run --detach bench </dev/null >/dev/null 2>&1 || { cat ${work}/log >&2; exit 1; }; }`,
+  );
   await run(a.host, "for i in $(seq 100); do redis-cli ping >/dev/null 2>&1 && exit; sleep 0.05; done; exit 1");
   await a.host.exec(populate(memoryMiB), { timeoutMs: 60_000 });
   const measured = await betweenAddresses(sites, {

@@ -9,7 +9,9 @@ import { type ClientSummary, startClient } from "./client.ts";
 import { redisPort, startRedis } from "./redis.ts";
 import { createSites, type Sites, type TestSite } from "./sites.ts";
 
-const { values: options } = parseArgs({ options: { json: { type: "boolean", default: false }, memory: { type: "string", default: "256" } } });
+const { values: options } = parseArgs({
+  options: { json: { type: "boolean", default: false }, memory: { type: "string", default: "256" } },
+});
 const memoryMiB = Number(options.memory);
 const startedAt = performance.now();
 const say = (text: string) => console.log(`${((performance.now() - startedAt) / 1000).toFixed(1).padStart(5)} s  ${text}`);
@@ -23,7 +25,9 @@ async function move(sites: Sites, from: TestSite, to: TestSite): Promise<{ migra
   const met = await client.stop();
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${migration.phase}: ${migration.error?.message}`);
   const phases = Object.entries(migration.phases).map(([phase, ms]) => `${phase} ${Math.round(ms)}`);
-  say(`redis is on ${to.name}: its client waited ${Math.round(met.downtimeMs)} ms, of ${Math.round(migration.totalMs ?? 0)} ms in all (${phases.join(", ")})`);
+  say(
+    `redis is on ${to.name}: its client waited ${Math.round(met.downtimeMs)} ms, of ${Math.round(migration.totalMs ?? 0)} ms in all (${phases.join(", ")})`,
+  );
   say(
     `  ${met.acknowledgedWrites} writes were acknowledged and ${met.lostWrites} of them are lost; ` +
       `${met.cutConnections} connection(s) reset, ${met.failedConnections} refused or timed out`,
@@ -41,7 +45,9 @@ await startRedis(a.host, { memoryMiB });
 const there = await move(sites, a, b);
 const back = await move(sites, b, a);
 
-const failed = [there, back].filter(({ client }) => client.lostWrites + client.failedConnections + client.wrongReplies + client.duplicatedWrites > 0);
+const failed = [there, back].filter(
+  ({ client }) => client.lostWrites + client.failedConnections + client.wrongReplies + client.duplicatedWrites > 0,
+);
 if (failed.length > 0) process.exitCode = 1;
 if (options.json) {
   const { migration, client } = there;

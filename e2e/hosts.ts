@@ -270,7 +270,21 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
     init = { process, pid };
     // The same after a reboot, as a card's is: others remember it.
     const hardwareAddress = `02:00:0a:e7:00:${(11 + index).toString(16).padStart(2, "0")}`;
-    await wan.exec(["ip", "link", "add", port(index), "type", "veth", "peer", "name", "eth0", "address", hardwareAddress, "netns", String(pid)]);
+    await wan.exec([
+      "ip",
+      "link",
+      "add",
+      port(index),
+      "type",
+      "veth",
+      "peer",
+      "name",
+      "eth0",
+      "address",
+      hardwareAddress,
+      "netns",
+      String(pid),
+    ]);
     await wan.exec(["ip", "link", "set", port(index), "master", "wan", "up"]);
     await place.exec(["ip", "addr", "add", `${address}/24`, "dev", "eth0"]);
     await place.exec(["ip", "link", "set", "eth0", "up"]);

@@ -7,7 +7,18 @@ export const redisPort = 6379;
 /** Starts a Redis in a container, filled with so many MiB. */
 export async function startRedis(host: Host, { name = "redis", memoryMiB }: { name?: string; memoryMiB: number }): Promise<void> {
   const server = ["redis-server", "--save", "", "--protected-mode", "no", "--enable-debug-command", "yes"];
-  await host.podman(["run", "--detach", "--name", name, "--restart", "always", "--publish", `${redisPort}:${redisPort}`, imageReference("redis"), ...server]);
+  await host.podman([
+    "run",
+    "--detach",
+    "--name",
+    name,
+    "--restart",
+    "always",
+    "--publish",
+    `${redisPort}:${redisPort}`,
+    imageReference("redis"),
+    ...server,
+  ]);
   const inside = (...args: string[]) => host.podman(["exec", name, ...args]);
   await inside("sh", "-c", "for i in $(seq 100); do redis-cli ping && exit; sleep 0.05; done; exit 1");
   // 4 KiB values: Redis itself needs some more around them.

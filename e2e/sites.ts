@@ -48,7 +48,8 @@ async function createSite(host: Host, images: readonly ImageName[], configuratio
   await host.exec(["mkdir", "-p", "/etc/ums"]);
   await host.exec(["tee", "/etc/ums/config.json"], { input: JSON.stringify(config) });
   for (const image of images) await runOnce(host, await loadImage(host, image));
-  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) => host.exec([umsPath, ...args], { timeoutMs, reject: false });
+  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) =>
+    host.exec([umsPath, ...args], { timeoutMs, reject: false });
   const site: TestSite = {
     host,
     name,

@@ -47,7 +47,10 @@ const ConfigFile = Type.Object(
     runcPath: Type.String({ minLength: 1, maxLength: 4096, default: "runc" }),
     shimPath: Path("/opt/ums/bin/ums-runc", "The OCI runtime that restores instead of creating"),
     breakpointFile: Type.Optional(
-      Type.String({ pattern: "^/[^\\u0000]*$", description: "For tests: while it holds `STEP before` or `STEP after`, migrations wait there" }),
+      Type.String({
+        pattern: "^/[^\\u0000]*$",
+        description: "For tests: while it holds `STEP before` or `STEP after`, migrations wait there",
+      }),
     ),
     logLevel: Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" }),
     limits: Type.Object(

@@ -257,7 +257,11 @@ export const errorTable = {
     cause: "The container's health check needs a timer of systemd, which the destination doesn't run.",
     cure: "Create the container with `--health-interval disable`, or use a destination with systemd.",
   },
-  THAWED: { http: 409, cause: "Somebody thawed the container while it was frozen for its migration.", cure: "The migration is undone; start it again." },
+  THAWED: {
+    http: 409,
+    cause: "Somebody thawed the container while it was frozen for its migration.",
+    cure: "The migration is undone; start it again.",
+  },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
 } as const satisfies Record<string, { http: number; cause: string; cure: string }>;
 

@@ -58,7 +58,8 @@ export async function memoryBytes(pid: number): Promise<number> {
   let kilobytes = 0;
   for (const task of await processesOf(pid)) {
     const status = await readFile(`/proc/${task}/status`, "utf8").catch(() => "");
-    for (const field of ["RssAnon", "RssShmem", "VmSwap"]) kilobytes += Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
+    for (const field of ["RssAnon", "RssShmem", "VmSwap"])
+      kilobytes += Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
   }
   return kilobytes * 1024;
 }

@@ -2,7 +2,11 @@
 import { mkdir, open, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 
-export type Marks = Readonly<{ set(containerId: string): Promise<void>; clear(containerId: string): Promise<void>; all(): Promise<string[]> }>;
+export type Marks = Readonly<{
+  set(containerId: string): Promise<void>;
+  clear(containerId: string): Promise<void>;
+  all(): Promise<string[]>;
+}>;
 
 /** @param directory on disk, so that the marks outlive a reboot */
 export function createMarks(directory: string): Marks {

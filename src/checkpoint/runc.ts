@@ -39,19 +39,28 @@ const toolEnvironment = ({ criu }: Tools) => ({
  */
 export async function dump(
   tools: Tools,
-  { containerId, imageDirectory, workDirectory, timeoutMs }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number },
+  {
+    containerId,
+    imageDirectory,
+    workDirectory,
+    timeoutMs,
+  }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number },
 ): Promise<void> {
   await mkdir(workDirectory, { recursive: true, mode: 0o700 });
   const settings = settingsIn(workDirectory);
   await writeCriuSettings(settings);
   try {
-    await execa(tools.runc, ["checkpoint", "--leave-running", "--file-locks", "--image-path", imageDirectory, "--work-path", workDirectory, containerId], {
-      env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
-      extendEnv: false,
-      stdin: "ignore",
-      timeout: timeoutMs,
-      forceKillAfterDelay: 2000,
-    });
+    await execa(
+      tools.runc,
+      ["checkpoint", "--leave-running", "--file-locks", "--image-path", imageDirectory, "--work-path", workDirectory, containerId],
+      {
+        env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
+        extendEnv: false,
+        stdin: "ignore",
+        timeout: timeoutMs,
+        forceKillAfterDelay: 2000,
+      },
+    );
   } catch (cause) {
     const reason = (await criuError(path.join(workDirectory, "dump.log"))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
     throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason ?? String(cause)}`, { cause });

@@ -62,6 +62,7 @@ export async function forgetRestore(containerId: string): Promise<void> {
   const directory = directoryOf(containerId);
   // A killed restore leaves cgroup hierarchies mounted in its work path; removing through them would walk into live cgroups.
   const mounts = (await readFile("/proc/self/mountinfo", "utf8")).split("\n").flatMap((line) => line.split(" ")[4] ?? []);
-  for (const mount of mounts.filter((point) => point.startsWith(`${directory}/`)).toReversed()) await execa("umount", ["--lazy", mount], { reject: false });
+  for (const mount of mounts.filter((point) => point.startsWith(`${directory}/`)).toReversed())
+    await execa("umount", ["--lazy", mount], { reject: false });
   await rm(directory, { recursive: true, force: true });
 }

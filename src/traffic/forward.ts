@@ -42,7 +42,8 @@ const ruleRemoval = (slot: number) => `rule delete fwmark ${mark(slot)} lookup $
 
 const ip = (...args: string[]) => execa("ip", args, { stdin: "ignore", timeout: timeoutMs });
 /** Several commands of ip in one process; what is there already, or gone already, is no error. */
-const batch = (...commands: string[]) => execa("ip", ["-force", "-batch", "-"], { input: `${commands.join("\n")}\n`, timeout: timeoutMs, reject: false });
+const batch = (...commands: string[]) =>
+  execa("ip", ["-force", "-batch", "-"], { input: `${commands.join("\n")}\n`, timeout: timeoutMs, reject: false });
 const nft = (rules: string) => execa("nft", ["-f", "-"], { input: rules, timeout: timeoutMs });
 
 /** The forwarding of these ports to a host, by its name or address. */
@@ -58,7 +59,8 @@ export async function forwardingTo(host: string, { slot, ports }: Pick<Forwardin
 export async function makeWaitingPlace(slot: number): Promise<void> {
   await withdrawForwarding(slot);
   await ip("link", "add", outside(slot), "type", "veth", "peer", "name", inside(slot), "address", hardwareAddress(slot));
-  const set = (kind: "conf" | "neigh", device: string, key: string, value: number) => writeFile(`/proc/sys/net/ipv4/${kind}/${device}/${key}`, String(value));
+  const set = (kind: "conf" | "neigh", device: string, key: string, value: number) =>
+    writeFile(`/proc/sys/net/ipv4/${kind}/${device}/${key}`, String(value));
   await Promise.all([
     set("neigh", outside(slot), "unres_qlen_bytes", 32 << 20),
     // The kernel asks once a second and gives up after so many; the hold must not end by itself.
@@ -97,7 +99,9 @@ export async function installForwarding({ slot, ports, to, from }: Forwarding): 
   // Connections to the host's loopback address can't leave it: they are not forwarded (docs/hosts.md).
   const match = ({ hostIp, hostPort, protocol }: PortMapping) =>
     `${hostIp === "" || hostIp === "0.0.0.0" ? "fib daddr type local ip daddr != 127.0.0.0/8" : `ip daddr ${hostIp}`} ${protocol} dport ${hostPort}`;
-  const lead = ports.filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":")).map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.hostPort}`);
+  const lead = ports
+    .filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":"))
+    .map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.hostPort}`);
   const toHold = `ct mark ${mark(slot)} ct direction original meta mark set ${mark(slot)}`;
   const chains = {
     again: ["filter hook prerouting priority -300", `iifname "${inside(slot)}" notrack meta mark set 0`],

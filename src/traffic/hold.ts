@@ -10,7 +10,10 @@ const table = "inet ums_hold";
 const timeoutMs = 10_000;
 
 const inNamespace = (namespace: string, command: string[], input?: string) =>
-  execa("nsenter", [`--net=${namespace}`, "--", ...command], { timeout: timeoutMs, ...(input === undefined ? { stdin: "ignore" as const } : { input }) });
+  execa("nsenter", [`--net=${namespace}`, "--", ...command], {
+    timeout: timeoutMs,
+    ...(input === undefined ? { stdin: "ignore" as const } : { input }),
+  });
 
 export async function holdNamespace(namespace: string): Promise<void> {
   const rules = `table ${table} {}

@@ -33,7 +33,11 @@ async function pair(receiver: Receiver) {
   };
 }
 
-const nothing: Receiver = { memory: () => undefined, open: () => ({ write: () => undefined, end: async () => undefined }), flushed: async () => undefined };
+const nothing: Receiver = {
+  memory: () => undefined,
+  open: () => ({ write: () => undefined, end: async () => undefined }),
+  flushed: async () => undefined,
+};
 
 test("a directory that grows while it is sent arrives whole", async () => {
   const source = path.join(work, "source");
@@ -79,9 +83,22 @@ test("streams and files share the connection without mixing", async () => {
 });
 
 test("what the receiver can't store fails the flush with its reason", async () => {
-  using ends = await pair({ ...nothing, open: () => ({ write: () => undefined, end: () => Promise.reject(new Error("No space left on device")) }) });
+  using ends = await pair({
+    ...nothing,
+    open: () => ({ write: () => undefined, end: () => Promise.reject(new Error("No space left on device")) }),
+  });
   await ends.sender.stream("x", Readable.from([Buffer.from("x")]));
-  await expect(ends.sender.flush(5000)).rejects.toMatchObject({ code: "PEER_FAILED", message: expect.stringContaining("No space left") as string });
+  await expect(ends.sender.flush(5000)).rejects.toMatchObject({
+    code: "PEER_FAILED",
+    message: expect.stringContaining("No space left") as string,
+  });
+});
+
+test("a disk that is full at the receiver is told by its code", async () => {
+  const full = Object.assign(new Error("write failed"), { code: "ENOSPC" });
+  using ends = await pair({ ...nothing, open: () => ({ write: () => undefined, end: () => Promise.reject(full) }) });
+  await ends.sender.stream("x", Readable.from([Buffer.from("x")]));
+  await expect(ends.sender.flush(5000)).rejects.toMatchObject({ code: "NO_ROOM" });
 });
 
 test("a connection that breaks fails what is under way, and everything after it", async () => {

@@ -52,10 +52,13 @@ export function createSender(socket: Duplex): Sender {
   socket.on("data", (chunk: Buffer) => {
     replies += chunk.toString("utf8");
     for (let end = replies.indexOf("\n"); end >= 0; end = replies.indexOf("\n")) {
-      const reply = JSON.parse(replies.slice(0, end)) as { ok: boolean; message?: string };
+      const reply = JSON.parse(replies.slice(0, end)) as { ok: boolean; code?: string; message?: string };
       replies = replies.slice(end + 1);
       if (reply.ok) flushes.shift()?.resolve();
-      else fail(new UmsError("PEER_FAILED", `The other site could not store what was sent: ${reply.message ?? "no reason given"}`));
+      else {
+        const code = diskErrors.find((known) => known === reply.code) ?? "PEER_FAILED";
+        fail(new UmsError(code, `The other site could not store what was sent: ${reply.message ?? "no reason given"}`));
+      }
     }
   });
 
@@ -88,7 +91,7 @@ export function createSender(socket: Duplex): Sender {
 
   return {
     async memory({ file, descriptor, from, to }) {
-      for (let offset = from; offset < to; ) {
+      for (let offset = from; offset < to;) {
         const buffer = await take();
         const length = readSync(descriptor, buffer, 0, Math.min(bufferBytes, to - offset), offset);
         if (length === 0) throw new UmsError("INTERNAL", `The memory image ${file} became shorter while it was sent.`);
@@ -237,10 +240,17 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
     advance();
     await ended.promise;
   } catch (cause) {
-    const reply = `${JSON.stringify({ ok: false, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
-    if (!socket.destroyed) await Promise.race([new Promise<void>((resolve) => socket.end(reply, resolve)), sleep(replyMs, undefined, { ref: false })]);
+    const code = isFull(cause) ? "NO_ROOM" : cause instanceof UmsError ? cause.code : undefined;
+    const reply = `${JSON.stringify({ ok: false, code, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
+    if (!socket.destroyed)
+      await Promise.race([new Promise<void>((resolve) => socket.end(reply, resolve)), sleep(replyMs, undefined, { ref: false })]);
     throw cause;
   } finally {
     for (const sink of sinks.values()) void sink.end().catch(() => undefined);
   }
 }
+
+/** What a person can cure at the other site. */
+const diskErrors = ["NO_ROOM", "FILES_UNWRITABLE"] as const;
+
+const isFull = (cause: unknown) => cause instanceof Error && "code" in cause && (cause.code === "ENOSPC" || cause.code === "EDQUOT");

@@ -60,7 +60,8 @@ export function openMemoryStore(directory: string): MemoryStore {
   const descriptorOf = (file: string) => {
     let descriptor = descriptors.get(file);
     if (descriptor === undefined) {
-      if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file)) throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
+      if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file))
+        throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
       descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
     }
     return descriptor;
@@ -73,7 +74,7 @@ export function openMemoryStore(directory: string): MemoryStore {
     // A file system that is full writes a part, and fails at the next.
     if (written < bytes) {
       const rest = Buffer.concat(chunks).subarray(written);
-      for (let done = 0; done < rest.length; ) done += writeSync(descriptor, rest, done, rest.length - done, offset + written + done);
+      for (let done = 0; done < rest.length;) done += writeSync(descriptor, rest, done, rest.length - done, offset + written + done);
     }
   };
   return {

@@ -1,5 +1,20 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, chownSync, linkSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -42,8 +57,20 @@ function describeTree(root: string): Record<string, string> {
     const stat = lstatSync(file, { bigint: true });
     const first = stat.isDirectory() ? name : (seen.get(stat.ino) ?? name);
     seen.set(stat.ino, first);
-    const content = stat.isFile() ? readFileSync(file).toString("base64") : stat.isSymbolicLink() ? readlinkSync(file) : stat.isDirectory() ? "" : String(stat.rdev);
-    const attributes = stat.isSymbolicLink() ? "" : execFileSync("getfattr", ["--dump", "--match=-", "--absolute-names", "--encoding=hex", file], { encoding: "utf8" }).split("\n").slice(1).sort().join(" ");
+    const content = stat.isFile()
+      ? readFileSync(file).toString("base64")
+      : stat.isSymbolicLink()
+        ? readlinkSync(file)
+        : stat.isDirectory()
+          ? ""
+          : String(stat.rdev);
+    const attributes = stat.isSymbolicLink()
+      ? ""
+      : execFileSync("getfattr", ["--dump", "--match=-", "--absolute-names", "--encoding=hex", file], { encoding: "utf8" })
+          .split("\n")
+          .slice(1)
+          .sort()
+          .join(" ");
     result[name] = [stat.mode, stat.uid, stat.gid, stat.isDirectory() ? "" : stat.size, stat.mtimeNs, first, attributes, content].join("|");
     if (stat.isDirectory()) for (const child of readdirSync(file).sort()) visit(path.join(name, child));
   };

@@ -23,9 +23,15 @@ export const Need = Type.Object(
   {
     spec: ContainerSpec,
     image: ImageNeed,
-    volumes: Type.Array(Type.Object({ name: Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$" }), labels: Type.Record(Type.String(), Type.String()) }, closed), {
-      maxItems: 64,
-    }),
+    volumes: Type.Array(
+      Type.Object(
+        { name: Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$" }), labels: Type.Record(Type.String(), Type.String()) },
+        closed,
+      ),
+      {
+        maxItems: 64,
+      },
+    ),
     memoryBytes: Bytes,
     fileBytes: Bytes,
     kernel: Type.String({ maxLength: 128 }),
@@ -38,7 +44,12 @@ export const Need = Type.Object(
 export type Need = Static<typeof Need>;
 
 export const CheckResult = Type.Object(
-  { name: Type.String({ maxLength: 200 }), ok: Type.Boolean(), code: Type.Optional(Type.String({ maxLength: 64 })), detail: Type.Optional(Type.String({ maxLength: 4000 })) },
+  {
+    name: Type.String({ maxLength: 200 }),
+    ok: Type.Boolean(),
+    code: Type.Optional(Type.String({ maxLength: 64 })),
+    detail: Type.Optional(Type.String({ maxLength: 4000 })),
+  },
   closed,
 );
 export type CheckResult = Static<typeof CheckResult>;
@@ -51,9 +62,19 @@ export type ReserveAnswer = Readonly<{ layers?: string[] }>;
 
 /** What a stream of the data connection carries. */
 export const StreamContent = Type.Union([
-  Type.Object({ kind: Type.Literal("tree"), tree: Type.String({ pattern: "^(changes|shm|volume:[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127})$" }), deleted: Type.Array(Type.String()) }, closed),
+  Type.Object(
+    {
+      kind: Type.Literal("tree"),
+      tree: Type.String({ pattern: "^(changes|shm|volume:[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127})$" }),
+      deleted: Type.Array(Type.String()),
+    },
+    closed,
+  ),
   Type.Object({ kind: Type.Literal("log") }, closed),
-  Type.Object({ kind: Type.Literal("image"), file: Type.String({ pattern: "^(blobs/sha256/)?[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }) }, closed),
+  Type.Object(
+    { kind: Type.Literal("image"), file: Type.String({ pattern: "^(blobs/sha256/)?[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }) },
+    closed,
+  ),
 ]);
 export type StreamContent = Static<typeof StreamContent>;
 

@@ -48,9 +48,22 @@ type Running = {
   resolving: boolean;
 };
 
-export type HostCoordinator = Coordinator & Readonly<{ incoming: Incoming; recoverIncoming(): Promise<void>; resume(): void; close(): Promise<void> }>;
+export type HostCoordinator = Coordinator &
+  Readonly<{ incoming: Incoming; recoverIncoming(): Promise<void>; resume(): void; close(): Promise<void> }>;
 
-export function createHostCoordinator({ config, trust, engine, database, log }: { config: Config; trust: Trust; engine: ContainerEngine; database: Database; log: Logger }): HostCoordinator {
+export function createHostCoordinator({
+  config,
+  trust,
+  engine,
+  database,
+  log,
+}: {
+  config: Config;
+  trust: Trust;
+  engine: ContainerEngine;
+  database: Database;
+  log: Logger;
+}): HostCoordinator {
   const tools = { runc: config.runcPath, criu: config.criuPath };
   const marks = createMarks(path.join(config.stateDirectory, "held"));
   const workDirectory = path.join(config.stateDirectory, "work");
@@ -93,7 +106,12 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     maxIncoming: config.maxIncoming,
     reclaimPorts: async (ports) => {
       for (const { migration, facts } of forwardings()) {
-        if (facts.forwarding?.ports.some((forwarded) => ports.some((port) => port.hostPort === forwarded.hostPort && port.protocol === forwarded.protocol))) await release(migration);
+        if (
+          facts.forwarding?.ports.some((forwarded) =>
+            ports.some((port) => port.hostPort === forwarded.hostPort && port.protocol === forwarded.protocol),
+          )
+        )
+          await release(migration);
       }
     },
     log,
@@ -119,13 +137,24 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     if (!container) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${name}.`);
     peerOf(to);
     const own = [
-      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found }): CheckResult => ({ name: check, ok, ...(code === undefined ? {} : { code }), detail: found })),
+      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found }): CheckResult => ({
+        name: check,
+        ok,
+        ...(code === undefined ? {} : { code }),
+        detail: found,
+      })),
       ...(await serviceChecks({ engine, container, bindMounts, signal })),
     ];
     // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
     if (container.state !== "running") return { container, own, theirs: undefined, described: undefined };
     const described = await describeNeed({ engine, container, signal });
-    const theirs = await peerClient(to).request<CheckAnswer>({ method: "POST", path: "/peer/check", body: described.need, timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
+    const theirs = await peerClient(to).request<CheckAnswer>({
+      method: "POST",
+      path: "/peer/check",
+      body: described.need,
+      timeoutMs: milliseconds(config.limits.preflightSeconds),
+      signal,
+    });
     return { container, own, theirs, described };
   }
 
@@ -167,7 +196,12 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
           setImageDirectory: (directory) => database.setFact(id, "imageDirectory", directory),
         },
         keepForwarding: ({ ports, to }) =>
-          database.addForward({ migration: id, service: record.service, ports: ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`), to: `${destination} (${to})` }),
+          database.addForward({
+            migration: id,
+            service: record.service,
+            ports: ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`),
+            to: `${destination} (${to})`,
+          }),
         measured: (part, ms) => log.debug({ migration: id, part, milliseconds: ms }, "part of a step"),
         limits: {
           reserveMs: milliseconds(config.limits.reserveSeconds),
@@ -192,7 +226,9 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     const reached = (step: string, moment: string) => log.info({ migration: id, step, moment }, "at the breakpoint");
     const parts = {
       plan,
-      ...(file === undefined ? { source: outgoing.source, destination: outgoing.destination } : withBreakpoint(outgoing, { file, reached })),
+      ...(file === undefined
+        ? { source: outgoing.source, destination: outgoing.destination }
+        : withBreakpoint(outgoing, { file, reached })),
       journal,
       clock,
       observe(progress: Parameters<typeof report.observe>[0]) {
@@ -242,7 +278,12 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
   function finish(id: string, outcome: Outcome, report: Report, state: Running, started: number): void {
     const untouched = !openJournal(database, id).isStarted("reserve");
     const phase = outcome.outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
-    const cause = outcome.outcome === "rolledBack" ? (outcome.cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : outcome.cause) : undefined;
+    const cause =
+      outcome.outcome === "rolledBack"
+        ? outcome.cause.name === "AbortError"
+          ? new UmsError("CANCELLED", "The migration was cancelled.")
+          : outcome.cause
+        : undefined;
     const end = database.end(id, {
       phase,
       report,
@@ -254,10 +295,19 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
   }
 
   function begin(id: string): void {
-    const state: Running = { controller: new AbortController(), phase: "Pending", report: undefined, bytesSent: 0, finished: Promise.resolve(), resolving: false };
+    const state: Running = {
+      controller: new AbortController(),
+      phase: "Pending",
+      report: undefined,
+      bytesSent: 0,
+      finished: Promise.resolve(),
+      resolving: false,
+    };
     running.set(id, state);
     state.finished = run(id, state)
-      .catch((cause: unknown) => log.error({ migration: id, cause }, "the migration stopped at an error that nobody expected; it is taken up at the next start"))
+      .catch((cause: unknown) =>
+        log.error({ migration: id, cause }, "the migration stopped at an error that nobody expected; it is taken up at the next start"),
+      )
       .finally(() => {
         running.delete(id);
         changed();
@@ -273,7 +323,9 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
   /** A mark's removal is not durable: after a power loss it may be there again, and have kept its container from starting. */
   async function releaseStaleMarks(held: ReadonlySet<string | undefined>): Promise<void> {
     for (const id of await marks.all()) {
-      const arriving = database.unfinished().some((record) => record.role === "destination" && database.fact<string>(record.id, "containerId") === id);
+      const arriving = database
+        .unfinished()
+        .some((record) => record.role === "destination" && database.fact<string>(record.id, "containerId") === id);
       if (held.has(id) || arriving) continue;
       await marks.clear(id);
       await startAgain(engine, id);
@@ -282,9 +334,16 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
 
   /** A destination that a person said was gone, and which answers after all, may still hold a copy: frozen out, but there. */
   async function collectOrphans(): Promise<void> {
-    for (const record of database.list().filter(({ id, endedAt }) => endedAt !== undefined && database.fact<boolean>(id, "orphan") === true)) {
+    for (const record of database
+      .list()
+      .filter(({ id, endedAt }) => endedAt !== undefined && database.fact<boolean>(id, "orphan") === true)) {
       try {
-        await peerClient(record.peer).request({ method: "DELETE", path: `/peer/migrations/${record.id}`, timeoutMs: 30_000, signal: stopping.signal });
+        await peerClient(record.peer).request({
+          method: "DELETE",
+          path: `/peer/migrations/${record.id}`,
+          timeoutMs: 30_000,
+          signal: stopping.signal,
+        });
         database.setFact(record.id, "orphan", undefined);
         log.info({ migration: record.id }, "the destination that was said to be gone has destroyed its copy");
       } catch (cause) {
@@ -294,7 +353,8 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
   }
 
   async function release(id: string): Promise<void> {
-    if (!database.forwards().some(({ migration }) => migration === id)) throw new UmsError("MIGRATION_NOT_FOUND", `Nothing is forwarded for migration ${id}.`);
+    if (!database.forwards().some(({ migration }) => migration === id))
+      throw new UmsError("MIGRATION_NOT_FOUND", `Nothing is forwarded for migration ${id}.`);
     const slot = database.fact<SourceFacts>(id, "source")?.forwarding?.slot;
     if (slot !== undefined) await removeForwarding(slot);
     database.removeForward(id);
@@ -326,7 +386,9 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
       ...(report === undefined ? {} : { totalMs: round(report.totalMs) }),
       phases: { ...rounded(phases), ...(remainderMs === undefined ? {} : { remainder: round(remainderMs) }) },
       steps: rounded(steps),
-      ...(record.error ? { error: { code: record.error.code, message: record.error.detail, cure: errorTable[record.error.code].cure } } : {}),
+      ...(record.error
+        ? { error: { code: record.error.code, message: record.error.detail, cure: errorTable[record.error.code].cure } }
+        : {}),
     };
   }
 
@@ -337,13 +399,24 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
       const open = new Map(database.unfinished().map(({ service, id }) => [service, id]));
       return (await engine.list(signal)).map(({ name, image, state, ports }) => {
         const migration = open.get(name);
-        return { name, namespace: "", migratable: state === "running" && migration === undefined, status: state, image, ports: [...ports], ...(migration === undefined ? {} : { migration }) };
+        return {
+          name,
+          namespace: "",
+          migratable: state === "running" && migration === undefined,
+          status: state,
+          image,
+          ports: [...ports],
+          ...(migration === undefined ? {} : { migration }),
+        };
       });
     },
 
     async plan(request, signal): Promise<PlanReport> {
       const { own, theirs, described } = await examine(request, signal);
-      const all = [...own.map((check) => ({ site: trust.siteName, check })), ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check }))];
+      const all = [
+        ...own.map((check) => ({ site: trust.siteName, check })),
+        ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check })),
+      ];
       return {
         service: request.name,
         source: trust.siteName,
@@ -397,7 +470,8 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
       const state = running.get(id);
       const reason = new UmsError("CANCELLED", "The migration was cancelled.");
       if (record.role === "destination") throw new UmsError("NOT_YOURS", `Migration ${id} comes from ${record.peer}: cancel it there.`);
-      if (record.endedAt !== undefined || state?.phase === "CuttingOver") throw new UmsError("TOO_LATE", `Migration ${id} can't be cancelled any more.`);
+      if (record.endedAt !== undefined || state?.phase === "CuttingOver")
+        throw new UmsError("TOO_LATE", `Migration ${id} can't be cancelled any more.`);
       if (state) state.controller.abort(reason);
       else if (queue.includes(id)) {
         queue.splice(queue.indexOf(id), 1);
@@ -410,7 +484,8 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
     async resolve(id) {
       const record = mustExist(id);
       const state = running.get(id);
-      if (record.endedAt !== undefined || !state?.unfinished || state.unfinished.direction === "forward") throw new UmsError("NOT_STUCK", `Migration ${id} does not wait for its destination.`);
+      if (record.endedAt !== undefined || !state?.unfinished || state.unfinished.direction === "forward")
+        throw new UmsError("NOT_STUCK", `Migration ${id} does not wait for its destination.`);
       const answers = await peerClient(record.peer)
         .request({ method: "GET", path: "/peer/healthcheck", timeoutMs: 5_000 })
         .then(
@@ -459,7 +534,12 @@ export function createHostCoordinator({ config, trust, engine, database, log }: 
 
 /** The destination's half keeps its records beside the source's. */
 function incomingRecords(database: Database, changed: () => void): IncomingRecords {
-  const phaseOf: Partial<Record<PeerState, Phase>> = { reserved: "PreCopy", armed: "Transferring", restoring: "Restoring", restored: "Restoring" };
+  const phaseOf: Partial<Record<PeerState, Phase>> = {
+    reserved: "PreCopy",
+    armed: "Transferring",
+    restoring: "Restoring",
+    restored: "Restoring",
+  };
   const record = (id: string) => {
     const found = database.get(id);
     return found?.role === "destination" ? found : undefined;
@@ -503,7 +583,10 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
 function sentenceOf({ direction, step, cause }: Unfinished, destination: string): string {
   const why = cause instanceof Error ? cause.message : String(cause);
   const what = {
-    back: step === "restore" ? `The service stays frozen until ${destination} has confirmed that its copy is destroyed` : `Undoing ${step} is tried again`,
+    back:
+      step === "restore"
+        ? `The service stays frozen until ${destination} has confirmed that its copy is destroyed`
+        : `Undoing ${step} is tried again`,
     undecided: `The service stays frozen until ${destination} has said whether it has committed`,
     forward: `The service is at ${destination}; ${step} is tried again`,
   }[direction];

@@ -10,11 +10,15 @@ type ById = { Params: { id: string } };
 
 export function registerPeerRoutes(app: PeerApp, incoming: Incoming): void {
   const peerOf = (request: { peer: string | undefined }) => request.peer ?? ""; // the server lets nobody through without one
-  app.post<{ Body: Need }>("/peer/check", { schema: { body: Need } }, (request) => incoming.check(request.body, AbortSignal.timeout(120_000)));
+  app.post<{ Body: Need }>("/peer/check", { schema: { body: Need } }, (request) =>
+    incoming.check(request.body, AbortSignal.timeout(120_000)),
+  );
   app.put<ById & { Body: Need }>("/peer/migrations/:id", { schema: { params, body: Need } }, (request) =>
     incoming.reserve(request.params.id, peerOf(request), request.body),
   );
-  app.get<ById>("/peer/migrations/:id", { schema: { params } }, (request) => ({ state: incoming.state(request.params.id, peerOf(request)) }));
+  app.get<ById>("/peer/migrations/:id", { schema: { params } }, (request) => ({
+    state: incoming.state(request.params.id, peerOf(request)),
+  }));
   const actions = { image: "loadImage", create: "create", arm: "arm", restore: "restore", commit: "commit" } as const;
   for (const [name, action] of Object.entries(actions)) {
     app.post<ById>(`/peer/migrations/:id/${name}`, { schema: { params } }, async (request) => {

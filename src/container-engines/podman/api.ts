@@ -14,7 +14,13 @@ export type PodmanApi = Readonly<{
   close(): void;
 }>;
 
-export type PodmanRequest = Readonly<{ method: "GET" | "POST" | "DELETE"; path: string; body?: unknown; timeoutMs?: number; signal?: AbortSignal | undefined }>;
+export type PodmanRequest = Readonly<{
+  method: "GET" | "POST" | "DELETE";
+  path: string;
+  body?: unknown;
+  timeoutMs?: number;
+  signal?: AbortSignal | undefined;
+}>;
 
 /** Podman answered with an error; `status` is HTTP's. */
 export class PodmanError extends Error {

@@ -19,7 +19,12 @@ export async function ensurePodmanService(socketPath: string): Promise<{ close()
   if (await answers(socketPath)) return { close: async () => undefined };
   await mkdir(path.dirname(socketPath), { recursive: true, mode: 0o755 });
   // In a session of its own: a signal for this process must not stop a container's start half-way.
-  const service = execa("podman", ["--runtime", shimRuntime, "system", "service", "--time=0", `unix://${socketPath}`], { detached: true, cleanup: false, stdio: "ignore", reject: false });
+  const service = execa("podman", ["--runtime", shimRuntime, "system", "service", "--time=0", `unix://${socketPath}`], {
+    detached: true,
+    cleanup: false,
+    stdio: "ignore",
+    reject: false,
+  });
   for (const until = Date.now() + startMs; Date.now() < until; await sleep(25)) {
     if (existsSync(socketPath) && (await answers(socketPath)))
       return {
