@@ -138,6 +138,13 @@ export function createOutgoing(
     logSent = size;
   }
 
+  /** Whoever thawed it by hand made it live on: then what was dumped is old. One that was killed lives on at the destination alone. */
+  async function expectFrozen(): Promise<void> {
+    const { container } = known();
+    if (!(await isFrozen(container.pid).catch(() => true)))
+      throw new UmsError("THAWED", `Container ${container.name} was thawed while it moved.`);
+  }
+
   const source: Source = {
     async admit(_plan, signal) {
       const admitted = await parts.admit(signal);
@@ -222,8 +229,7 @@ export function createOutgoing(
       ]);
       await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
       await timed("flush", data.flush(limits.transferMs));
-      // Whoever thawed it by hand made it live on: what was dumped is old, and must not be restored.
-      if (!(await isFrozen(container.pid))) throw new UmsError("THAWED", `Container ${container.name} was thawed while it moved.`);
+      await expectFrozen();
     },
 
     async forwardClients() {
@@ -286,6 +292,7 @@ export function createOutgoing(
     },
     async restore(_plan, signal) {
       await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await expectFrozen(); // the last moment at which it can be undone
     },
     async destroyRestored() {
       // Longer than a restore may take: the destination ends it first.
