@@ -307,15 +307,15 @@ async function killDuring({
   const during = moment === "before" ? step : steps[steps.indexOf(step) + 1];
   if (during === undefined) clearBreakpoint(a.host);
   else setBreakpoint(a.host, during, "after");
-  let passed = false;
+  const progress = { passed: false };
   const end = Promise.race([
     settled({ a, b }, id).catch(() => undefined),
     during === undefined
       ? new Promise<never>(() => undefined)
       : atBreakpoint(a, id, during, "after").catch(() => settled({ a, b }, id).catch(() => undefined)),
-  ]).then(() => (passed = true));
+  ]).then(() => (progress.passed = true));
   let killed = false;
-  while (!passed && !killed) {
+  while (!progress.passed && !killed) {
     for (const { pid } of processesNamed([a.host, b.host], name)) {
       try {
         process.kill(pid, "SIGKILL");
