@@ -114,7 +114,7 @@ export function parseConfig(content: unknown, file = "the configuration"): Confi
   if (Buffer.byteLength(complete.socketPath) > 107) {
     throw new UmsError("BAD_CONFIGURATION", `${file}: “socketPath” is longer than the 107 bytes that a unix socket's path may have.`);
   }
-  const siteName = complete.siteName ?? hostname().split(".")[0]!.toLowerCase();
+  const siteName = complete.siteName ?? hostname().replace(/\..*/, "").toLowerCase();
   if (!new RegExp(siteNamePattern).test(siteName)) {
     throw new UmsError("BAD_CONFIGURATION", `${file}: the host's name “${siteName}” can't be a site's name, so “siteName” is needed.`);
   }

@@ -26,7 +26,7 @@ function start(socketPath: string, args: readonly string[]) {
 async function ums(site: { socketPath: string }, ...args: string[]) {
   const { stdout, stderr, exitCode } = await start(site.socketPath, args);
   expect(stderr).not.toMatch(/^\s+at /m);
-  return { stdout, stderr, exitCode, last: () => JSON.parse(stdout.split("\n").at(-1)!) as any };
+  return { stdout, stderr, exitCode, last: () => JSON.parse(stdout.split("\n").at(-1)!) };
 }
 
 async function startPair(fake = createFakeCoordinator()): Promise<TestSite> {

@@ -21,12 +21,13 @@ export async function follow(
   const { client, terminal, interrupted } = session;
   const impatient = new AbortController();
   const signal = AbortSignal.any([interrupted(), impatient.signal]);
+  const left = () => signal.aborted;
   const view = createProgressView(terminal);
   let last = known;
   let patience: NodeJS.Timeout | undefined;
   let absentSince: number | undefined;
   try {
-    while (last?.endedAt === undefined && !signal.aborted) {
+    while (last?.endedAt === undefined && !left()) {
       try {
         for await (const migration of client.events(id, signal)) {
           last = migration;
@@ -40,7 +41,7 @@ export async function follow(
           }
         }
       } catch (error) {
-        if (signal.aborted) break;
+        if (left()) break;
         const absent = !(error instanceof UmsError) || error.code === "SERVE_NOT_RUNNING";
         absentSince ??= Date.now();
         if (last === undefined || !absent || Date.now() - absentSince > absenceMs) throw error;

@@ -47,7 +47,7 @@ export async function run(
     (action) =>
     async (...values) => {
       // Commander passes the arguments, the options and the command itself.
-      const command = values.pop() as unknown as Command;
+      const command = values.pop() as Command;
       const { json, socket } = command.opts<Common>();
       const terminal = createTerminal({ json: json === true, stdout, stderr });
       const session: Session = {

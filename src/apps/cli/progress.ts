@@ -62,7 +62,7 @@ function liveView(terminal: Terminal): ProgressView {
       for (const [phase, milliseconds] of Object.entries(migration.phases)) {
         if (phase === migration.phase || phase === "remainder" || finished.has(phase)) continue;
         finished.add(phase);
-        terminal.draw(`${eraseLine}✔ ${words[phase as Migration["phase"]] ?? printable(phase)}  ${formatMs(milliseconds)}\n`);
+        terminal.draw(`${eraseLine}✔ ${(words as Record<string, string>)[phase] ?? printable(phase)}  ${formatMs(milliseconds)}\n`);
       }
       current = migration;
       draw();

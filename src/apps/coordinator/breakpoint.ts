@@ -14,7 +14,7 @@ const longestMs = 600_000;
 /** Both sides of a migration, with the breakpoint around each of their actions. */
 export function withBreakpoint(
   { source, destination }: Sides,
-  { file, reached }: { file: string; reached(step: string, moment: string): void },
+  { file, reached }: { file: string; reached: (step: string, moment: string) => void },
 ): Sides {
   async function stop(step: string, moment: "before" | "after", signal: AbortSignal | undefined): Promise<void> {
     const isSet = async () => (await readFile(file, "utf8").catch(() => "")).trim() === `${step} ${moment}`;

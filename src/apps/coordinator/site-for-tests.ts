@@ -21,11 +21,10 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
   const directory = temporaryDirectory();
   const trust: Trust = await openTrust(directory, name);
   // The port is known only once the server listens.
-  let pairing: Pairing | undefined;
   const latePairing: Pairing = {
-    issueCode: () => pairing!.issueCode(),
-    answer: (request, socket) => pairing!.answer(request, socket),
-    pairWith: (options) => pairing!.pairWith(options),
+    issueCode: () => pairing.issueCode(),
+    answer: (request, socket) => pairing.answer(request, socket),
+    pairWith: (options) => pairing.pairWith(options),
   };
   const peerServer: PeerApp = createPeerServer({
     trust,
@@ -38,7 +37,7 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
   await listenForPeers(peerServer, { host: "127.0.0.1", port: 0 });
   const { port } = peerServer.server.address() as AddressInfo;
   const address = `127.0.0.1:${port}`;
-  pairing = createPairing({ trust, addresses: [], port, now });
+  const pairing = createPairing({ trust, addresses: [], port, now });
   const metrics = createMetrics(fake.coordinator.migrations);
   const newApi = () => createLocalApi({ coordinator: fake.coordinator, trust, pairing, addresses: [address], metrics, log });
   const localApi = newApi();

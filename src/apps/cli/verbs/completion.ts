@@ -54,9 +54,7 @@ function verbsOf(program: Command) {
     .map((command) => ({
       name: command.name(),
       description: command.description(),
-      options: command.options
-        .filter((option) => option.long !== undefined)
-        .map((option) => ({ long: option.long!, description: option.description })),
+      options: command.options.flatMap(({ long, description }) => (long === undefined ? [] : [{ long, description }])),
     }));
 }
 
