@@ -117,7 +117,7 @@ export class World {
       if (fault?.when === "before") this.#strike(fault, operation, life);
       if (signal?.aborted) throw signal.reason;
       if (fault?.when === "late") {
-        this.#late.push({ effect: effect as () => void, after: 2 });
+        this.#late.push({ effect: () => void effect(), after: 2 });
         this.#strike(fault, operation, life);
       }
       await effect();

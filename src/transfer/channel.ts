@@ -40,7 +40,7 @@ export function createSender(socket: Duplex): Sender {
   let bytes = 0;
   let streams = 0;
   let replies = "";
-  const flushes: { resolve(): void; reject(cause: Error): void }[] = [];
+  const flushes: { resolve: () => void; reject: (cause: Error) => void }[] = [];
 
   const fail = (cause: Error) => {
     failure ??= cause;
@@ -62,10 +62,13 @@ export function createSender(socket: Duplex): Sender {
     }
   });
 
+  const throwIfFailed = () => {
+    if (failure) throw failure;
+  };
   const take = async (): Promise<Buffer> => {
-    if (failure) throw failure;
+    throwIfFailed();
     const buffer = free.pop() ?? (await new Promise<Buffer>((resolve) => waiting.push(resolve)));
-    if (failure) throw failure;
+    throwIfFailed();
     return buffer;
   };
   const give = (buffer: Buffer) => {
@@ -81,12 +84,12 @@ export function createSender(socket: Duplex): Sender {
     return Buffer.concat([prefix, json]);
   };
   const frame = async (header: Header, payload?: Buffer): Promise<void> => {
-    if (failure) throw failure;
+    throwIfFailed();
     socket.write(head(header, payload?.length ?? 0));
     if (!payload) return;
     bytes += payload.length;
     if (!socket.write(payload)) await Promise.race([once(socket, "drain"), once(socket, "close")]);
-    if (failure) throw failure;
+    throwIfFailed();
   };
 
   return {
@@ -228,7 +231,7 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
         (cause: unknown) => ended.reject(cause as Error),
       );
     } catch (cause) {
-      ended.reject(cause as Error);
+      ended.reject(cause);
     }
   };
   try {

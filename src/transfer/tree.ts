@@ -128,7 +128,7 @@ export function pack(
       );
   });
   finished.catch(() => undefined); // the reader of `content` asks for it
-  return { content: tar.stdout as Readable, finished };
+  return { content: tar.stdout, finished };
 }
 
 const onlyVanished = (message: string) =>

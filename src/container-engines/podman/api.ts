@@ -43,7 +43,7 @@ export function createPodmanApi(socketPath: string): PodmanApi {
       const headers = payload === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) };
       request({ socketPath, agent, method, path: `/v4.0.0/libpod${path}`, headers, signal })
         .once("error", reject)
-        .once("response", (response) => text(response).then((answer) => resolve({ status: response.statusCode ?? 0, answer }), reject))
+        .once("response", (response) => void text(response).then((answer) => resolve({ status: response.statusCode ?? 0, answer }), reject))
         .end(payload);
     });
   }
@@ -61,7 +61,7 @@ export function createPodmanApi(socketPath: string): PodmanApi {
         throw new UmsError("PODMAN_UNREACHABLE", `Podman's socket ${socketPath} does not answer.`, { cause });
       }
       if (answered.status >= 400) throw new PodmanError(answered.status, messageOf(answered.answer));
-      return answered.answer.trim() === "" ? undefined : JSON.parse(answered.answer);
+      return answered.answer.trim() === "" ? undefined : (JSON.parse(answered.answer) as unknown);
     },
     ping: (timeoutMs) =>
       send({ method: "GET", path: "/_ping" }, AbortSignal.timeout(timeoutMs)).then(

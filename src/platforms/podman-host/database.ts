@@ -152,8 +152,14 @@ export function openDatabase(path: string): Database {
     const row = one("SELECT * FROM migrations WHERE id = ?", id);
     return row && toRecord(row);
   };
+  const notFound = (id: string) => new UmsError("MIGRATION_NOT_FOUND", `no migration ${id}`);
+  const mustGet = (id: string) => {
+    const record = get(id);
+    if (!record) throw notFound(id);
+    return record;
+  };
   const mustExist = (id: string) => {
-    if (!one("SELECT 1 FROM migrations WHERE id = ?", id)) throw new UmsError("MIGRATION_NOT_FOUND", `no migration ${id}`);
+    if (!one("SELECT 1 FROM migrations WHERE id = ?", id)) throw notFound(id);
   };
   const change = (id: string, { phase, memoryBytes, bytesSent, report, error }: MigrationChanges, endedAt: string | null) => {
     mustExist(id);
@@ -193,7 +199,7 @@ export function openDatabase(path: string): Database {
       );
       // Here, so that SQLite doesn't do it while the service is frozen: one migration writes less than what triggers it.
       sqlite.exec("PRAGMA wal_checkpoint(PASSIVE)");
-      return get(id)!;
+      return mustGet(id);
     },
     get,
     list: () => all("SELECT * FROM migrations ORDER BY created_at DESC, rowid DESC").map(toRecord),
@@ -201,7 +207,7 @@ export function openDatabase(path: string): Database {
     update: (id, changes) => connection.write(() => change(id, changes, null), { durable: false }),
     end(id, changes) {
       connection.write(() => change(id, changes, now()), { durable: true });
-      return get(id)!;
+      return mustGet(id);
     },
     remove: (id) => connection.write(() => void run("DELETE FROM migrations WHERE id = ?", id), { durable: true }),
 
@@ -211,7 +217,10 @@ export function openDatabase(path: string): Database {
     },
     facts: (migration) =>
       Object.fromEntries(
-        all("SELECT key, value FROM facts WHERE migration = ?", migration).map((row) => [row["key"], JSON.parse(row["value"] as string)]),
+        all("SELECT key, value FROM facts WHERE migration = ?", migration).map((row) => [
+          row["key"] as string,
+          JSON.parse(row["value"] as string) as unknown,
+        ]),
       ),
     setFact(migration, key, value) {
       const change = () => {
@@ -247,7 +256,7 @@ function updateSchema(sqlite: DatabaseSync, path: string): void {
   // Exclusive from its beginning, so that two processes that open a new file don't both create the tables.
   sqlite.exec("BEGIN IMMEDIATE");
   try {
-    const version = sqlite.prepare("PRAGMA user_version").get()!["user_version"] as number;
+    const { user_version: version } = sqlite.prepare("PRAGMA user_version").get() as { user_version: number };
     if (version > schemaChanges.length) {
       throw new Error(`${path} was written by a newer release (schema ${version}; this one knows ${schemaChanges.length})`);
     }
