@@ -1,4 +1,4 @@
-import { createHash, X509Certificate } from "node:crypto";
+import { X509Certificate } from "node:crypto";
 
 /** How a certificate names its site. */
 export function siteUrn(siteName: string): string {
@@ -39,5 +39,5 @@ export function readAuthority(pem: string): X509Certificate {
 
 /** SHA-256 of a certificate as people compare it: hex, in pairs, with colons. */
 export function fingerprintOf(certificate: X509Certificate): string {
-  return createHash("sha256").update(certificate.raw).digest("hex").toUpperCase().match(/../g)!.join(":");
+  return certificate.fingerprint256;
 }

@@ -85,8 +85,9 @@ export function createPairing({
         throw refused();
       }
       const { proof, ...hello } = request;
-      const own = new X509Certificate(socket.getX509Certificate()!.raw);
-      const transcript = [binding(socket, own), hello];
+      const own = socket.getX509Certificate();
+      if (!own) throw new Error("The connection has no certificate of this site.");
+      const transcript = [binding(socket, new X509Certificate(own.raw)), hello];
       if (!sameProof(proof, prove(offer.key, "caller", transcript))) {
         offer.triesLeft -= 1;
         if (offer.triesLeft === 0) offer = undefined;
@@ -179,7 +180,7 @@ async function call(socket: TLSSocket, address: string, body: PairRequest, signa
     signal,
   });
   request.on("error", reject);
-  request.on("response", (response) => readJson(response).then(resolve, reject));
+  request.on("response", (response) => void readJson(response).then(resolve, reject));
   request.end(JSON.stringify(body));
   const answer = await promise.catch((cause: unknown) => {
     throw new UmsError("SITE_UNREACHABLE", `The site at ${address} did not answer the pairing.`, { cause });
@@ -196,7 +197,7 @@ const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 function newCode(): string {
   const symbols = [...randomBytes(24)].map((byte) => alphabet[byte & 31]);
-  return symbols.join("").match(/.{4}/g)!.join("-");
+  return symbols.join("").replace(/.{4}(?=.)/g, "$&-");
 }
 
 /**

@@ -38,7 +38,7 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
     checkServerIdentity(host, certificate) {
       // The peer may have been removed during the handshake, and what is thrown here nobody catches.
       if (!trust.peer(peerName)) return new Error(`Site “${peerName}” is no longer paired.`);
-      return trust.connectOptions(peerName).checkServerIdentity!(host, certificate);
+      return trust.connectOptions(peerName).checkServerIdentity(host, certificate);
     },
   });
   /** The address that answered last is tried first. */
@@ -118,7 +118,7 @@ type Call = { options: RequestOptions; site: string; signal?: AbortSignal | unde
 async function exchange({ options, text, site, signal, timeoutMs }: Call & { text: string | undefined; timeoutMs: number }) {
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   using call = begin({ options, site, signal, timeoutMs }, reject);
-  call.request.on("response", (response) => readJson(response).then(resolve, call.fail));
+  call.request.on("response", (response) => void readJson(response).then(resolve, call.fail));
   call.request.end(text);
   return await promise;
 }
@@ -133,7 +133,10 @@ async function upgrade({ options, site, signal }: Call): Promise<TLSSocket> {
     if (head.length > 0) connection.unshift(head);
     resolve(connection);
   });
-  call.request.on("response", (response) => readJson(response).then((answer) => reject(problemFrom(answer, `Site “${site}”`)), call.fail));
+  call.request.on(
+    "response",
+    (response) => void readJson(response).then((answer) => reject(problemFrom(answer, `Site “${site}”`)), call.fail),
+  );
   call.request.end();
   return await promise;
 }

@@ -1,7 +1,7 @@
 import { X509Certificate } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { ConnectionOptions, SecureContextOptions, TLSSocket } from "node:tls";
+import type { checkServerIdentity, ConnectionOptions, SecureContextOptions, TLSSocket } from "node:tls";
 import { UmsError } from "../errors.ts";
 import { siteNamePattern } from "../names.ts";
 import { parseAddress } from "./address.ts";
@@ -38,7 +38,7 @@ export type Trust = Readonly<{
    * For a connection to a peer: only that peer's own certificate is accepted.
    * @throws UmsError SITE_NOT_FOUND
    */
-  connectOptions(peerName: string): ConnectionOptions;
+  connectOptions(peerName: string): ConnectionOptions & Readonly<{ checkServerIdentity: typeof checkServerIdentity }>;
   /** For a connection to a site that is not trusted yet; whoever uses it proves the server otherwise. */
   pairingOptions(): ConnectionOptions;
   peers(): Peer[];
@@ -105,7 +105,10 @@ export async function openTrust(
   const renewal = setInterval(() => void renewLeaf().catch(() => undefined), renewalCheckMs);
   renewal.unref();
 
-  const own = () => ({ key: leaf!.key, cert: leaf!.certificate });
+  const own = () => {
+    if (!leaf) throw new Error("This site's key has not been made yet.");
+    return { key: leaf.key, cert: leaf.certificate };
+  };
 
   const checkPeer: Trust["checkPeer"] = ({ name, certificate }) => {
     let candidate: X509Certificate;
