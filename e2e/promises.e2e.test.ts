@@ -91,6 +91,20 @@ describe("while the source's copy is frozen nothing starts it again:", () => {
     await expectNothingLeft();
   });
 
+  test("podman unpause thaws it, and the migration is undone", async () => {
+    const client = await writingClient();
+    const copies = watchCopies([a.host, b.host]);
+    onTestFinished(() => copies.stop());
+    const id = await startAndStopAt(sites, "restore", "before");
+    await container("unpause");
+    clearBreakpoint(a.host);
+    expect(await settled(sites, id)).toMatchObject({ phase: "RolledBack", error: { code: "THAWED" } });
+    copies.expectNeverTwo();
+    await expectOneCopy(sites, a);
+    await expectNothingLost(client);
+    await expectNothingLeft();
+  });
+
   test("a reboot, and Podman's start of every container that should always run", async () => {
     const copies = watchCopies([a.host, b.host]);
     onTestFinished(() => copies.stop());

@@ -229,7 +229,6 @@ export function createOutgoing(
       ]);
       await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
       await timed("flush", data.flush(limits.transferMs));
-      await expectFrozen();
     },
 
     async forwardClients() {
@@ -291,6 +290,7 @@ export function createOutgoing(
       await ask("DELETE", "");
     },
     async restore(_plan, signal) {
+      await expectFrozen();
       await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
       await expectFrozen(); // the last moment at which it can be undone
     },
