@@ -265,8 +265,6 @@ export function createHostCoordinator({
           delete state.wake;
           if (stopping.signal.aborted) return;
         }
-        delete state.waiting;
-        delete state.unfinished;
       }
       finish(id, outcome, { ...report.report() }, state, started);
     } finally {
