@@ -1,7 +1,13 @@
 /** A picture of a benchmark: bars of the median downtime, their thin line from the fastest to the slowest round. */
-import type { Row } from "./hosts.ts";
+import type { Row } from "./result.ts";
 
-const colours: Record<string, string> = { ums: "#0b7a75", podman: "#b5651d", "runc+criu": "#6c757d" };
+const colours: Record<string, string> = {
+  ums: "#0b7a75",
+  podman: "#b5651d",
+  kubelet: "#b5651d",
+  "runc+criu": "#6c757d",
+  host: "#6c757d",
+};
 const barHeight = 18;
 const width = 900;
 const labelWidth = 250;

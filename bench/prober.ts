@@ -1,6 +1,7 @@
 /**
  * `node prober.ts SOURCE DESTINATION PORT`: asks a Redis at the source until it falls silent, and at the destination
  * until it answers; prints the time between the last answer and the first as {"downtimeMs"}.
+ * `node prober.ts --first DESTINATION PORT`: asks there until it answers; prints when as {"firstAt"}, milliseconds since 1970.
  */
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -61,6 +62,10 @@ async function askDestination(): Promise<number> {
   throw new Error("The destination never answered.");
 }
 
+if (source === "--first") {
+  console.log(JSON.stringify({ firstAt: await askDestination() }));
+  process.exit(0);
+}
 const asking = askSource();
 const first = await askDestination();
 // What the source may still have answered meanwhile counts too.

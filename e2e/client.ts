@@ -13,7 +13,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import type { Place } from "./hosts.ts";
+import type { Place } from "./place.ts";
 import { type Reply, ReplyReader, encodeCommand } from "./resp.ts";
 
 /** What the client met. Times are milliseconds since the epoch. */

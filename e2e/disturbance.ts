@@ -10,7 +10,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
 import { type LoadClient, startClient } from "./client.ts";
-import { type Host, type Inventory, inventoryChanges, type RunningProcess } from "./hosts.ts";
+import { type Host, type Inventory, inventoryChanges } from "./hosts.ts";
+import type { RunningProcess } from "./place.ts";
 import { imageReference, runOnce } from "./images.ts";
 import { redisPort, startRedis } from "./redis.ts";
 import { createSites, type Sites, type SitesOptions, type TestSite } from "./sites.ts";
@@ -50,16 +51,16 @@ export const onePerStep: readonly Case[] = [
   { step: "reserve", moment: "after", victim: "power of the destination" },
   { step: "pre-copy", moment: "after", victim: "the link" },
   { step: "hold-clients", moment: "after", victim: "both ums serve" },
-  { step: "freeze", moment: "after", victim: "destination's ums serve" },
+  { step: "freeze", moment: "after", victim: "source's ums serve" },
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "restore", moment: "before", victim: "runc" },
   { step: "commit", moment: "before", victim: "power of the source" },
-  { step: "forward-clients", moment: "before", victim: "source's ums serve" },
+  { step: "forward-clients", moment: "before", victim: "destination's ums serve" },
   { step: "remove-source", moment: "before", victim: "power of the destination" },
   { step: "clean-up", moment: "before", victim: "power of the source" },
 ];
 
-export const nameOf = ({ step, moment, victim }: Case) => `${victim}, ${moment} ${step}`;
+export const nameOf = ({ step, moment, victim }: Pick<Case, "step" | "moment"> & { victim: string }) => `${victim}, ${moment} ${step}`;
 
 const breakpointFile = "/run/ums/breakpoint";
 const service = "redis";
@@ -73,11 +74,14 @@ export const impatient: SitesOptions["configuration"] = {
   limits: { peerRequestSeconds: 5, reserveSeconds: 20, reservationLeaseSeconds: 10, transferSeconds: 30, restoreSeconds: 20 },
 };
 
+/** How the migration ended, in words, and whether there was a process of the victim's name to kill. */
+export type Tried = Readonly<{ outcome: string; disturbed: boolean }>;
+
 /** Two sites on which one case after another can be tried. */
 export type Ground = AsyncDisposable &
   Readonly<{
     sites: Sites;
-    tryCase(which: Case): Promise<string>;
+    tryCase(which: Case): Promise<Tried>;
     freshService(): Promise<void>;
     leftovers(): Promise<string[]>;
     crowd(size: number): Promise<string>;
@@ -195,8 +199,8 @@ export async function settled({ a, b }: Pick<Sites, "a" | "b">, id: string, time
   throw new Error(`After ${timeoutMs} ms the migration has not ended: ${JSON.stringify(last)}`);
 }
 
-/** @throws Error naming the promise that was broken. @returns how it ended, in words */
-async function tryCase(ground: Ground, which: Case): Promise<string> {
+/** @throws Error naming the promise that was broken */
+async function tryCase(ground: Ground, which: Case): Promise<Tried> {
   const { sites } = ground;
   const { a, b } = sites;
   await ground.freshService();
@@ -216,7 +220,7 @@ async function tryCase(ground: Ground, which: Case): Promise<string> {
     else await expectNothingLost(client);
     const left = await ground.leftovers();
     if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
-    return `${migration.phase}${migration.error ? ` (${migration.error.code})` : ""}${disturbed ? "" : ", nothing to kill"}`;
+    return { outcome: `${migration.phase}${migration.error ? ` (${migration.error.code})` : ""}`, disturbed };
   } catch (cause) {
     throw new Error(`migration ${id}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   } finally {
@@ -332,7 +336,7 @@ async function killDuring({
   return killed;
 }
 
-function processesNamed(hosts: readonly Host[], name: RegExp): { pid: number }[] {
+export function processesNamed(hosts: readonly Pick<Host, "initPid">[], name: RegExp): { pid: number }[] {
   const namespaces = new Set(hosts.map((host) => readLink(`/proc/${host.initPid()}/ns/pid`)));
   return readdirSync("/proc")
     .filter((entry) => /^\d+$/.test(entry))

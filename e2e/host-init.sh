@@ -18,6 +18,8 @@ done
 hostname "$hostname"
 ip link set lo up
 mount -t proc proc /proc
+# What the machine mounts for builds comes and goes, and is no business of the host's.
+awk '$5 ~ "^/var/cache/ums/" { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do umount --lazy "$mount"; done
 
 mount -t sysfs sysfs /sys
 if [ "$cgroup_version" = 1 ]; then
@@ -43,15 +45,12 @@ mkdir -p /run/lock /run/netns
 mount -t tmpfs -o "mode=1777,size=$shm_size" tmpfs /dev/shm
 
 # A checkout below /tmp must stay reachable under the host's own /tmp.
-cd "$checkout"
+mkdir /run/checkout
+mount --bind "$checkout" /run/checkout
 mount -t tmpfs -o mode=1777 tmpfs /tmp
-case $checkout in
-/tmp/*)
-  mkdir -p "$checkout"
-  mount --bind . "$checkout"
-  ;;
-esac
-cd /
+mkdir -p "$checkout"
+mount --move /run/checkout "$checkout"
+rmdir /run/checkout
 
 mkdir -p /etc/containers/containers.conf.d
 cp "$checkout/deploy/host/containers.conf.d/ums.conf" /etc/containers/containers.conf.d/ums.conf

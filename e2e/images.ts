@@ -4,14 +4,14 @@
  * loads them, so that a destination can have an image, lack it, or have its base layer only.
  */
 import { createHash } from "node:crypto";
-import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { chmod, copyFile, link, mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { chmod, copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { execa } from "execa";
 import { debianMirror } from "../setup/debian.ts";
 import type { Host } from "./hosts.ts";
+import { type Layer, packImage, packLayer } from "./image-layout.ts";
 
 /** `base` is the lower layer of both others. */
 export type ImageName = "base" | "redis" | "services";
@@ -48,6 +48,12 @@ export async function buildImages(names: readonly ImageName[] = ["redis"]): Prom
   await execa("flock", [lock, process.execPath, fileURLToPath(import.meta.url), "build", ...names], { timeout: 15 * 60_000 });
 }
 
+/** The image as it is on disk. */
+export async function imageLayout(name: ImageName): Promise<string> {
+  await buildImages([name]);
+  return layoutOf(name);
+}
+
 /** Gives a host the image, as if it had been pulled. */
 export async function loadImage(host: Host, name: ImageName = "redis"): Promise<string> {
   await buildImages([name]);
@@ -73,7 +79,8 @@ function layoutOf(name: ImageName): string {
 
 function recipeHash(): string {
   const hash = createHash("sha256");
-  for (const file of [fileURLToPath(import.meta.url), ...readdirSync(servicesDirectory).map((name) => join(servicesDirectory, name))]) {
+  const own = [fileURLToPath(import.meta.url), join(import.meta.dirname, "image-layout.ts")];
+  for (const file of [...own, ...readdirSync(servicesDirectory).map((name) => join(servicesDirectory, name))]) {
     hash.update(readFileSync(file));
   }
   return hash.digest("hex").slice(0, 16);
@@ -168,64 +175,12 @@ function listFiles(root: string): string[] {
     .toSorted();
 }
 
-type Layer = Readonly<{ file: string; digest: string; bytes: number }>;
-
-async function packLayer(root: string, paths: readonly string[], work: string): Promise<Layer> {
-  const file = join(work, `layer-${createHash("sha256").update(paths.join("\0")).digest("hex")}.tar`);
-  const fixed = ["--mtime=@0", "--numeric-owner", "--owner=0", "--group=0", "--no-recursion", "--null"];
-  await execa("tar", ["--create", "--file", file, "--directory", root, ...fixed, "--files-from=-"], { input: paths.join("\0") });
-  return { file, digest: await digestOf(file), bytes: statSync(file).size };
-}
-
 function layerOfLayout(layout: string): Layer {
   const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8")) as { manifests: [{ digest: string }] };
   const blob = (digest: string) => join(layout, "blobs/sha256", digest.replace("sha256:", ""));
   const manifest = JSON.parse(readFileSync(blob(index.manifests[0].digest), "utf8")) as { layers: [{ digest: string; size: number }] };
   const [{ digest, size }] = manifest.layers;
   return { file: blob(digest), digest, bytes: size };
-}
-
-type ImageParts = Readonly<{ name: ImageName; layers: readonly Layer[]; command: readonly string[]; work: string; target: string }>;
-
-/** Writes an OCI image layout (image-spec 1.0), uncompressed: loading it costs a copy and no more. */
-async function packImage({ name, layers, command, work, target }: ImageParts): Promise<void> {
-  const layout = join(work, name);
-  const blobs = join(layout, "blobs/sha256");
-  await mkdir(blobs, { recursive: true });
-  for (const layer of layers) {
-    const blob = join(blobs, layer.digest.replace("sha256:", ""));
-    await link(layer.file, blob).catch(() => copyFile(layer.file, blob));
-  }
-  const writeBlob = async (content: unknown) => {
-    const text = JSON.stringify(content);
-    const hex = createHash("sha256").update(text).digest("hex");
-    await writeFile(join(blobs, hex), text);
-    return { digest: `sha256:${hex}`, size: Buffer.byteLength(text) };
-  };
-  const architecture = process.arch === "x64" ? "amd64" : process.arch;
-  const config = await writeBlob({
-    architecture,
-    os: "linux",
-    created: "2026-01-01T00:00:00Z",
-    config: { Cmd: command, Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], WorkingDir: "/" },
-    rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.digest) },
-  });
-  const manifest = await writeBlob({
-    schemaVersion: 2,
-    mediaType: "application/vnd.oci.image.manifest.v1+json",
-    config: { mediaType: "application/vnd.oci.image.config.v1+json", ...config },
-    layers: layers.map(({ digest, bytes }) => ({ mediaType: "application/vnd.oci.image.layer.v1.tar", digest, size: bytes })),
-  });
-  await writeFile(join(layout, "oci-layout"), JSON.stringify({ imageLayoutVersion: "1.0.0" }));
-  const entry = { mediaType: "application/vnd.oci.image.manifest.v1+json", ...manifest };
-  await writeFile(join(layout, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
-  await rename(layout, join(target, name));
-}
-
-async function digestOf(file: string): Promise<string> {
-  const hash = createHash("sha256");
-  await pipeline(createReadStream(file), hash);
-  return `sha256:${hash.digest("hex")}`;
 }
 
 async function temporaryDirectory(prefix: string): Promise<AsyncDisposable & { path: string }> {

@@ -8,7 +8,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import type { Place } from "./hosts.ts";
+import type { Place } from "./place.ts";
 
 const connectMs = 10_000;
 const replyMs = 15_000;

@@ -1,6 +1,8 @@
+import { cpSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
+import { writeCriuSettings } from "../src/checkpoint/runc.ts";
 import { type LoadClient, startClient } from "./client.ts";
 import {
   atBreakpoint,
@@ -64,6 +66,38 @@ test("a destination that never comes back after the grant: frozen until a person
   await expectNothingLost(client);
   await expectNothingLeft();
 });
+
+test("the client notices when the destination is restored from an older image", async () => {
+  const older = "/var/lib/ums/older";
+  await dumpNow(a, older);
+  const client = await writingClient();
+  await sleep(1_000);
+  expect(await client.verify()).toMatchObject({ lostWrites: 0 });
+
+  const id = await startAndStopAt(sites, "restore", "before");
+  const image = b.host.path(`/dev/shm/ums/${id}`);
+  rmSync(image, { recursive: true });
+  cpSync(a.host.path(older), image, { recursive: true });
+  clearBreakpoint(a.host);
+
+  expect(await settled(sites, id)).toMatchObject({ phase: "Succeeded" });
+  expect((await client.stop()).lostWrites).toBeGreaterThan(20);
+  rmSync(a.host.path(older), { recursive: true });
+});
+
+/** Dumps the service as a migration would, and lets it run on. */
+async function dumpNow({ host }: TestSite, directory: string): Promise<void> {
+  const settings = `${directory}.conf`;
+  const { stdout: id } = await host.podman(["inspect", "--format", "{{.Id}}", "redis"]);
+  await host.exec(["mkdir", "-p", directory, `${directory}.work`]);
+  await writeCriuSettings(host.path(settings));
+  await host.podman(["pause", "redis"]);
+  const environment = ["env", "PATH=/opt/ums/criu:/usr/sbin:/usr/bin:/sbin:/bin", `CRIU_CONFIG_FILE=${settings}`];
+  const places = ["--image-path", directory, "--work-path", `${directory}.work`];
+  await host.exec([...environment, "runc", "checkpoint", "--leave-running", "--file-locks", ...places, id]);
+  await host.podman(["unpause", "redis"]);
+  for (const done of [settings, `${directory}.work`]) rmSync(host.path(done), { recursive: true });
+}
 
 describe("while the source's copy is frozen nothing starts it again:", () => {
   const container = (verb: string, ...options: string[]) =>

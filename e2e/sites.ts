@@ -1,6 +1,7 @@
 /** Two hosts that are paired sites: what the demo, the tests and the benchmark start from. */
 import { bundle } from "../setup/bundle.ts";
-import { createHosts, type Host, type Hosts, type HostsOptions, type RunningProcess } from "./hosts.ts";
+import { createHosts, type Host, type Hosts, type HostsOptions } from "./hosts.ts";
+import type { RunningProcess } from "./place.ts";
 import { type ImageName, loadImage, runOnce } from "./images.ts";
 
 const umsPath = new URL("../bin/ums", import.meta.url).pathname;

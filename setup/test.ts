@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { execa } from "execa";
+import { prepareClusters } from "../e2e/clusters.ts";
 import { buildImages } from "../e2e/images.ts";
 import { setUp } from "./setup.ts";
 
@@ -19,7 +20,10 @@ const projects = process.argv.slice(2).filter((argument) => !argument.startsWith
 const rest = process.argv.slice(2).filter((argument) => !projects.includes(argument));
 
 await setUp();
-if (projects.includes("e2e")) await buildImages(["redis", "services"]);
+if (projects.includes("e2e")) {
+  await buildImages(["redis", "services"]);
+  await prepareClusters();
+}
 const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
 try {
   const outputFile = join(directory, "results.json");

@@ -87,6 +87,24 @@ export const errorTable = {
   },
   PODMAN_UNREACHABLE: { http: 502, cause: "Podman's API does not answer.", cure: "`ums doctor` says more." },
   PODMAN_FAILED: { http: 502, cause: "Podman could not do what was asked.", cure: "See the log of `ums serve` and of Podman." },
+  API_SERVER_UNREACHABLE: {
+    http: 502,
+    cause: "The cluster's API server does not answer, or can't do its work just now.",
+    cure: "Check the control plane; UMS tries again by itself where it may.",
+  },
+  CLUSTER_FORBIDS: {
+    http: 500,
+    cause: "The cluster does not let UMS do this.",
+    cure: "Apply deploy/kubernetes/rbac.yml of this version.",
+  },
+  CLUSTER_REFUSED: {
+    http: 409,
+    cause: "The cluster refused an object: by its schema, a quota, or an admission policy.",
+    cure: "The message says what it minds; change that in the cluster or in the object.",
+  },
+  OBJECT_EXISTS: { http: 409, cause: "The cluster has an object of this name.", cure: "Rename or remove it." },
+  OBJECT_CHANGED: { http: 409, cause: "Somebody changed the object at the same time.", cure: "Do it again." },
+  OBJECT_GONE: { http: 404, cause: "The cluster has no such object, or has it no more.", cure: "See `kubectl get events`." },
   NO_ROOM: {
     http: 507,
     cause: "There is no room for the memory image.",
@@ -262,6 +280,54 @@ export const errorTable = {
     cause: "Somebody thawed the container while it was frozen for its migration.",
     cure: "The migration is undone; start it again.",
   },
+  NOT_ALLOWED: {
+    http: 403,
+    cause: "The cluster's access rules don't allow it.",
+    cure: "Ask for `create` on `migrations.ums.dev`, or `list` to look.",
+  },
+  POD_OWNED: {
+    http: 409,
+    cause: "A controller made the pod, and would make another when this one goes.",
+    cure: "Move a pod that nobody owns; whole Deployments and StatefulSets can't be moved yet.",
+  },
+  POD_DELETED: { http: 409, cause: "The pod was deleted while it moved.", cure: "The migration is undone; the deletion stands." },
+  POD_REFUSED: {
+    http: 409,
+    cause: "The destination's cluster doesn't take the pod.",
+    cure: "Its own words say why: a quota, a policy, an image that can't be pulled, something that the pod names and that is not there.",
+  },
+  NO_NODE: {
+    http: 409,
+    cause: "The destination has no node for the pod.",
+    cure: "Its scheduler's words say why; nodes that can take pods in have the label ums.dev/restores=true.",
+  },
+  NODE_UNCHANGEABLE: {
+    http: 409,
+    cause: "The node's containerd can't be given the runtime that restores pods.",
+    cure: "Configure it by hand (docs/kubernetes.md), or use an approach that needs nothing on the node.",
+  },
+  INTERFACE_MISSING: { http: 502, cause: "UMS's interface doesn't run on the pod's node.", cure: "See the DaemonSet ssu-interface." },
+  HOST_PATH: { http: 409, cause: "The pod uses a directory of its node, which does not move with it.", cure: "Use an emptyDir." },
+  HOST_NAMESPACE: {
+    http: 409,
+    cause: "The pod shares a namespace with its node.",
+    cure: "Run it without hostNetwork, hostPID and hostIPC.",
+  },
+  SHARED_PROCESSES: {
+    http: 409,
+    cause: "The pod's containers see each other's processes, so none can be restored alone.",
+    cure: "Run it without shareProcessNamespace.",
+  },
+  USER_NAMESPACE: { http: 409, cause: "The pod's user namespace can't be made again.", cure: "Run it without hostUsers: false." },
+  CLAIM: { http: 409, cause: "Volumes of claims don't move yet.", cure: "Use an emptyDir, or move the data by the storage's own means." },
+  DEVICE: { http: 409, cause: "The pod uses a device of its node.", cure: "Run it without." },
+  HUGEPAGES: { http: 409, cause: "Huge pages can't be moved.", cure: "Run the pod without them." },
+  LIVENESS: {
+    http: 409,
+    cause: "The pod's liveness probe would have failed too often before its memory had gone over.",
+    cure: "The migration is undone; raise the probe's failureThreshold or periodSeconds.",
+  },
+  TERMINAL: { http: 409, cause: "A terminal is attached from outside.", cure: "Run the container without tty." },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },
 } as const satisfies Record<string, { http: number; cause: string; cure: string }>;
 
@@ -277,5 +343,26 @@ export class UmsError extends Error {
   }
   get cure(): string {
     return errorTable[this.code].cure;
+  }
+}
+
+/** The code in the error table under which a failure is shown. */
+export function codeOf(error: Error): ErrorCode {
+  if (error instanceof UmsError) return error.code;
+  switch (error.name) {
+    case "Interrupted":
+      return "INTERRUPTED";
+    case "TimeoutError":
+      return "TIMED_OUT";
+    case "AbortError":
+      return "CANCELLED";
+    case "TakenOver":
+      return "INTERRUPTED";
+    case "CopyIsGone":
+      return "PEER_FAILED";
+    case "DestinationIsGone":
+      return "SITE_UNREACHABLE";
+    default:
+      return "INTERNAL";
   }
 }

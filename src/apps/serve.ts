@@ -4,22 +4,24 @@ import path from "node:path";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
 import { advertisedAddresses, type Config } from "../config.ts";
+import { Need } from "../approaches/container-level/protocol.ts";
 import { createPodman } from "../container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../container-engines/podman/service.ts";
 import { openDatabase } from "../platforms/podman-host/database.ts";
+import { openTrustFiles } from "../trust/files.ts";
 import { createPairing } from "../trust/pairing.ts";
 import { openTrust } from "../trust/trust.ts";
 import { createHostCoordinator } from "./coordinator/host.ts";
 import { createLocalApi, listenOnSocket } from "./coordinator/http.ts";
 import { createMetrics } from "./coordinator/metrics.ts";
 import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
-import { createPeerServer, listenForPeers } from "./coordinator/peer-server.ts";
+import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 
 /** Resolves when the site answers on its socket and its port. @throws UmsError */
 export async function serve(config: Config, log: Logger): Promise<{ close(): Promise<void> }> {
   await using opened = new AsyncDisposableStack();
   await mkdir(config.stateDirectory, { recursive: true, mode: 0o700 });
-  const trust = opened.adopt(await openTrust(config.stateDirectory, config.siteName), (each) => each.close());
+  const trust = opened.adopt(await openTrust(openTrustFiles(config.stateDirectory), config.siteName), (each) => each.close());
   const addresses = advertisedAddresses(config);
   const pairing = createPairing({ trust, addresses, port: config.listen.port });
   const podman = opened.adopt(await ensurePodmanService(config.podmanSocket), (each) => each.close());
@@ -42,7 +44,10 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
       trust,
       pairing,
       log: logger,
-      registerPeerRoutes: (app) => registerPeerRoutes(app, coordinator.incoming),
+      registerPeerRoutes(app) {
+        const { loadImage, create, arm, restore, commit, ...incoming } = coordinator.incoming;
+        registerPeerRoutes(app, { need: Need, arrivals: { ...incoming, actions: { image: loadImage, create, arm, restore, commit } } });
+      },
       onData: (socket, head, { migrationId, peer }) => {
         coordinator.incoming.data(migrationId, peer, socket, head).catch((cause: unknown) => {
           log.warn({ migration: migrationId, cause }, "a data connection was refused");

@@ -1,10 +1,12 @@
 /** The cgroup freezer of a process: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { UmsError } from "../errors.ts";
 
 const cgroupRoot = "/sys/fs/cgroup";
 
-type Freezer = Readonly<{ version: 1 | 2; directory: string }>;
+export type Freezer = Readonly<{ version: 1 | 2; directory: string }>;
 
 /** @throws ENOENT when the process is gone */
 export async function freezerOf(pid: number): Promise<Freezer> {
@@ -17,12 +19,33 @@ export async function freezerOf(pid: number): Promise<Freezer> {
   return { version: 2, directory: path.join(cgroupRoot, unified) };
 }
 
-/** Whether every task of the process's cgroup is frozen. */
-export async function isFrozen(pid: number): Promise<boolean> {
-  const { version, directory } = await freezerOf(pid);
+/** The group above: a pod's, for one of its containers. */
+export const parentOf = ({ version, directory }: Freezer): Freezer => ({ version, directory: path.dirname(directory) });
+
+async function stateOf({ version, directory }: Freezer): Promise<boolean> {
   return version === 1
     ? (await readFile(path.join(directory, "freezer.state"), "utf8")).trim() === "FROZEN"
     : (await readFile(path.join(directory, "cgroup.events"), "utf8")).includes("frozen 1");
+}
+
+/** Whether every task of the process's cgroup is frozen. */
+export async function isFrozen(pid: number): Promise<boolean> {
+  return stateOf(await freezerOf(pid));
+}
+
+/**
+ * Freezes or thaws a group and all below it; resolves when every task has stopped.
+ * @throws UmsError TIMED_OUT
+ */
+export async function setFrozen(freezer: Freezer, frozen: boolean, { timeoutMs = 5_000 } = {}): Promise<void> {
+  const { version, directory } = freezer;
+  const [file, words] = version === 1 ? (["freezer.state", ["THAWED", "FROZEN"]] as const) : (["cgroup.freeze", ["0", "1"]] as const);
+  for (const until = Date.now() + timeoutMs; ; await sleep(2)) {
+    // Again each time: version 1 counts a task that was being forked only when it is told once more.
+    await writeFile(path.join(directory, file), words[frozen ? 1 : 0]);
+    if (!frozen || (await stateOf(freezer))) return;
+    if (Date.now() > until) throw new UmsError("TIMED_OUT", `The tasks of ${directory} do not stop.`);
+  }
 }
 
 /**
@@ -31,13 +54,16 @@ export async function isFrozen(pid: number): Promise<boolean> {
  */
 export async function killFrozen(pid: number): Promise<void> {
   const freezer = await freezerOf(pid).catch(() => undefined);
-  if (!freezer) return; // gone already
+  if (freezer) await killGroup(freezer); // else gone already
+}
+
+/** The same for a group and all below it. */
+export async function killGroup(freezer: Freezer): Promise<void> {
   const kill = path.join(freezer.directory, "cgroup.kill"); // Linux 5.14
   if (freezer.version === 2 && (await stat(kill).catch(() => undefined))) return writeFile(kill, "1");
-  const tasks = (await readFile(path.join(freezer.directory, "cgroup.procs"), "utf8")).trim().split("\n").filter(Boolean);
-  for (const task of tasks) {
+  for (const task of await processesIn(freezer)) {
     try {
-      process.kill(Number(task), "SIGKILL");
+      process.kill(task, "SIGKILL");
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== "ESRCH") throw cause;
     }
@@ -46,20 +72,28 @@ export async function killFrozen(pid: number): Promise<void> {
 
 /** Every process of the container whose init this is: those of its cgroup and of the groups below. */
 export async function processesOf(pid: number): Promise<number[]> {
-  const { directory } = await freezerOf(pid);
+  return processesIn(await freezerOf(pid));
+}
+
+export async function processesIn({ directory }: Freezer): Promise<number[]> {
   const groups = await readdir(directory, { recursive: true, withFileTypes: true });
   const files = [directory, ...groups.filter((group) => group.isDirectory()).map((group) => path.join(group.parentPath, group.name))];
   const lists = await Promise.all(files.map((group) => readFile(path.join(group, "cgroup.procs"), "utf8").catch(() => "")));
   return lists.flatMap((list) => list.trim().split("\n").filter(Boolean).map(Number));
 }
 
-/** Bytes of memory that the process's tasks hold privately or share anonymously: what a dump will write, at most. */
-export async function memoryBytes(pid: number): Promise<number> {
+/** Bytes of memory that the tasks of a group hold privately or share anonymously: what a dump will write, at most. */
+export async function memoryIn(freezer: Freezer): Promise<number> {
   let kilobytes = 0;
-  for (const task of await processesOf(pid)) {
+  for (const task of await processesIn(freezer)) {
     const status = await readFile(`/proc/${task}/status`, "utf8").catch(() => "");
     for (const field of ["RssAnon", "RssShmem", "VmSwap"])
       kilobytes += Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
   }
   return kilobytes * 1024;
+}
+
+/** The same for the container whose init this is. */
+export async function memoryBytes(pid: number): Promise<number> {
+  return memoryIn(await freezerOf(pid));
 }

@@ -6,8 +6,8 @@ import { execa, ExecaError } from "execa";
 import { UmsError } from "../errors.ts";
 
 export type Tools = Readonly<{
-  /** runc, 1.1 or newer: a path or a name on PATH. */
-  runc: string;
+  /** runc, 1.1 or newer: the command that starts it. */
+  runc: readonly [string, ...string[]];
   /** CRIU, 4.2.1 or newer: a path. */
   criu: string;
 }>;
@@ -44,23 +44,30 @@ export async function dump(
     imageDirectory,
     workDirectory,
     timeoutMs,
-  }: { containerId: string; imageDirectory: string; workDirectory: string; timeoutMs: number },
+    runcRoot,
+  }: {
+    containerId: string;
+    imageDirectory: string;
+    workDirectory: string;
+    timeoutMs: number;
+    /** Where runc has the container's state, if not at its default place. */
+    runcRoot?: string;
+  },
 ): Promise<void> {
   await mkdir(workDirectory, { recursive: true, mode: 0o700 });
   const settings = settingsIn(workDirectory);
   await writeCriuSettings(settings);
   try {
-    await execa(
-      tools.runc,
-      ["checkpoint", "--leave-running", "--file-locks", "--image-path", imageDirectory, "--work-path", workDirectory, containerId],
-      {
-        env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
-        extendEnv: false,
-        stdin: "ignore",
-        timeout: timeoutMs,
-        forceKillAfterDelay: 2000,
-      },
-    );
+    const [command, ...prefix] = tools.runc;
+    const root = runcRoot === undefined ? [] : ["--root", runcRoot];
+    const places = ["--image-path", imageDirectory, "--work-path", workDirectory];
+    await execa(command, [...prefix, ...root, "checkpoint", "--leave-running", "--file-locks", ...places, containerId], {
+      env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
+      extendEnv: false,
+      stdin: "ignore",
+      timeout: timeoutMs,
+      forceKillAfterDelay: 2000,
+    });
   } catch (cause) {
     const reason = (await criuError(path.join(workDirectory, "dump.log"))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
     throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason ?? String(cause)}`, { cause });

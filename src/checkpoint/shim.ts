@@ -1,6 +1,6 @@
 /** Our side of the OCI-runtime shim's contract (`ums-runc` beside this file): one directory for each prepared restore. */
 import { constants } from "node:fs";
-import { access, mkdir, open, readFile, rm, symlink } from "node:fs/promises";
+import { access, mkdir, open, readdir, readFile, readlink, rm, symlink } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
@@ -10,26 +10,28 @@ import { writeCriuSettings } from "./runc.ts";
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";
 
-const directoryOf = (containerId: string) => path.join(restoreRoot, containerId);
+const directoryOf = (name: string) => path.join(restoreRoot, name);
 const exists = (file: string) =>
   access(file).then(
     () => true,
     () => false,
   );
 
-/** From here on the container's `create` waits for {@link letGo}, then becomes a restore of the image directory. */
-export async function prepareRestore({ containerId, imageDirectory }: { containerId: string; imageDirectory: string }): Promise<void> {
-  const directory = directoryOf(containerId);
+/**
+ * From here on the container's `create` waits for {@link letGo}, then becomes a restore of the image directory.
+ * @param name the container's id, or MIGRATION.CONTAINER for one of a pod
+ */
+export async function prepareRestore({ name, imageDirectory }: { name: string; imageDirectory: string }): Promise<void> {
+  const directory = directoryOf(name);
   await rm(directory, { recursive: true, force: true });
   await mkdir(path.join(directory, "work"), { recursive: true, mode: 0o700 });
-  await execa("mkfifo", ["-m", "600", path.join(directory, "go")]);
   await symlink(imageDirectory, path.join(directory, "image"));
   await writeCriuSettings(path.join(directory, "criu.conf"));
 }
 
 /** Resolves with the bundle's path when the shim waits inside `create`. */
-export async function waitForShim(containerId: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }): Promise<string> {
-  const file = path.join(directoryOf(containerId), "bundle");
+export async function waitForShim(name: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }): Promise<string> {
+  const file = path.join(directoryOf(name), "bundle");
   for (const until = Date.now() + timeoutMs; Date.now() < until; await sleep(5)) {
     signal.throwIfAborted();
     if (await exists(file)) return readFile(file, "utf8");
@@ -38,10 +40,11 @@ export async function waitForShim(containerId: string, { timeoutMs, signal }: { 
 }
 
 /** Tells a waiting shim to restore or to give up. @returns whether one was waiting */
-export async function letGo(containerId: string, verdict: "restore" | "give-up"): Promise<boolean> {
+export async function letGo(name: string, verdict: "restore" | "give-up"): Promise<boolean> {
   for (let attempt = 0; attempt < 20; attempt++) {
     try {
-      await using fifo = await open(path.join(directoryOf(containerId), "go"), constants.O_WRONLY | constants.O_NONBLOCK);
+      const bundle = await readFile(path.join(directoryOf(name), "bundle"), "utf8");
+      await using fifo = await open(path.join(bundle, "ums.go"), constants.O_WRONLY | constants.O_NONBLOCK);
       await fifo.write(verdict);
       return true;
     } catch (cause) {
@@ -49,20 +52,36 @@ export async function letGo(containerId: string, verdict: "restore" | "give-up")
       if (code === "ENOENT") return false;
       if (code !== "ENXIO") throw cause;
       // Nobody reads yet: the shim opens the FIFO a moment after it has said where its bundle is.
-      if (!(await exists(path.join(directoryOf(containerId), "bundle")))) return false;
       await sleep(5);
     }
   }
   return false;
 }
 
-export const restoreLog = (containerId: string) => path.join(directoryOf(containerId), "work", "restore.log");
+/** Resolves when the engine has called `start` for the restored container, or runc has failed. */
+export async function restoreEnd(
+  name: string,
+  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+): Promise<"started" | "failed"> {
+  for (const until = Date.now() + timeoutMs; Date.now() < until; await sleep(2)) {
+    signal.throwIfAborted();
+    for (const end of ["started", "failed"] as const) if (await exists(path.join(directoryOf(name), end))) return end;
+  }
+  throw new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`);
+}
 
-export async function forgetRestore(containerId: string): Promise<void> {
-  const directory = directoryOf(containerId);
+export const restoreLog = (name: string) => path.join(directoryOf(name), "work", "restore.log");
+
+export async function forgetRestore(name: string): Promise<void> {
+  const directory = directoryOf(name);
   // A killed restore leaves cgroup hierarchies mounted in its work path; removing through them would walk into live cgroups.
   const mounts = (await readFile("/proc/self/mountinfo", "utf8")).split("\n").flatMap((line) => line.split(" ")[4] ?? []);
   for (const mount of mounts.filter((point) => point.startsWith(`${directory}/`)).toReversed())
     await execa("umount", ["--lazy", mount], { reject: false });
   await rm(directory, { recursive: true, force: true });
+  // A pod's container has a link by its id.
+  for (const link of await readdir(restoreRoot, { withFileTypes: true }).catch(() => [])) {
+    const file = path.join(restoreRoot, link.name);
+    if (link.isSymbolicLink() && (await readlink(file)) === name) await rm(file, { force: true });
+  }
 }

@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { AlreadyCommitted, DestinationIsGone, Interrupted, migrate, Unfinished } from "./migrate.ts";
 import { type Fault, type Faults, World } from "./model-world.ts";
 import { createMemoryDisk, openMemoryJournal } from "./memory-journal.ts";
+import { TakenOver } from "./ports.ts";
 
 const stepsInOrder = [
   "admit",
@@ -30,6 +31,46 @@ function once(name: string, fault: Fault): Faults {
     return fault;
   };
 }
+
+test("an engine whose migration another one has taken over undoes nothing", async () => {
+  const calls: string[] = [];
+  const call = (name: string) => async () => void calls.push(name);
+  const memory = openMemoryJournal(createMemoryDisk());
+  const refuse = async () => {
+    throw new TakenOver("another one runs it");
+  };
+  const parts = {
+    plan: { id: "m1abcdefgh", service: "redis", destination: "west" },
+    source: {
+      admit: call("admit"),
+      holdClients: call("hold"),
+      releaseClients: call("release clients"),
+      freeze: call("freeze"),
+      thaw: call("thaw"),
+      transfer: call("transfer"),
+      forwardClients: call("forward"),
+      remove: call("remove"),
+      cleanUp: call("clean up"),
+    },
+    destination: {
+      reserve: call("reserve"),
+      release: call("release"),
+      restore: call("restore"),
+      destroyRestored: call("destroy"),
+      commit: call("commit"),
+    },
+    journal: {
+      ...memory,
+      start: (step: string) => (step === "restore" ? refuse() : memory.start(step)),
+      undone: refuse,
+      fail: refuse,
+    },
+    observe: () => {},
+    clock: () => 0,
+  };
+  await expect(migrate(parts, new AbortController().signal)).rejects.toMatchObject({ name: "Unfinished", cause: expect.any(TakenOver) });
+  expect(calls).toEqual(["admit", "reserve", "hold", "freeze", "transfer"]);
+});
 
 describe("a migration that nothing disturbs", () => {
   test("passes its steps in order and leaves one live copy, which the clients reach", async () => {

@@ -1,4 +1,4 @@
-import { type Clock, CopyIsGone, type Destination, type Journal, type MigrationPlan, type Source } from "./ports.ts";
+import { type Clock, CopyIsGone, type Destination, type Journal, type MigrationPlan, type Source, TakenOver } from "./ports.ts";
 import type { Phase, Progress } from "./progress.ts";
 import { cleanUpStep, commitStep, type FinalStep, stepsAfterCommit, stepsBeforeCommit, type UndoableStep } from "./steps.ts";
 
@@ -157,7 +157,7 @@ async function rollBack(parts: MigrationParts, narrator: Narrator, cause: Error)
     } catch (error) {
       unwritten = new Unfinished("back", "rollback", error);
       // Once the commit has started, only the journalled failure keeps the next call from committing again.
-      if (journal.isStarted("commit")) throw unwritten;
+      if (journal.isStarted("commit") || error instanceof TakenOver) throw unwritten;
     }
   }
 
@@ -171,6 +171,7 @@ async function rollBack(parts: MigrationParts, narrator: Narrator, cause: Error)
     try {
       await journal.undone(name);
     } catch (error) {
+      if (error instanceof TakenOver) throw new Unfinished("back", name, error);
       // A full disk at the source must not keep the service frozen. The next call finds the step still to be
       // undone, and undoes it once more: that is safe, since nothing goes forward from here.
       unwritten ??= new Unfinished("back", name, error);

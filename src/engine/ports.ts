@@ -63,7 +63,12 @@ export class CopyIsGone extends Error {
   override readonly name = "CopyIsGone";
 }
 
-/** What survives a coordinator's crash. One instance is the journal of one migration. */
+/** Another instance carries this migration on: whoever meets this must not touch it any more. */
+export class TakenOver extends Error {
+  override readonly name = "TakenOver";
+}
+
+/** What survives a coordinator's crash. One instance is the journal of one migration. Any write may reject with {@link TakenOver}. */
 export type Journal = Readonly<{
   isStarted(step: string): boolean;
   isDone(step: string): boolean;

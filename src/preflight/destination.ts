@@ -11,13 +11,13 @@ import type { ContainerEngine, Image } from "../container-engines/engine.ts";
 import { createPodmanApi } from "../container-engines/podman/api.ts";
 import type { ContainerSpec, PortMapping } from "../container-engines/spec.ts";
 import type { ErrorCode } from "../errors.ts";
+import type { ForwardedPort } from "../traffic/forward.ts";
+import { imageSlackBytes } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
 import { cpuFeatures } from "./cpu.ts";
 import { existing, siteChecks } from "./site.ts";
 import { isAtLeast, numbersOf } from "./version.ts";
 
-/** CRIU's other images beside the pages, and growth until the freeze. */
-const memorySlackBytes = 64 << 20;
 const diskSlackBytes = 64 << 20;
 
 type Parts = Readonly<{
@@ -25,7 +25,7 @@ type Parts = Readonly<{
   engine: ContainerEngine;
   config: Config;
   /** Ports that UMS leads to other sites: they come back when their service does. */
-  ownForwardPorts: readonly PortMapping[];
+  ownForwardPorts: readonly ForwardedPort[];
   signal: AbortSignal;
 }>;
 
@@ -75,7 +75,7 @@ async function name(engine: ContainerEngine, { spec }: Need, signal: AbortSignal
 }
 
 /** UMS's own forwarding takes no socket, and ends when its port is wanted here. */
-async function ports(wanted: readonly PortMapping[], ownForwardPorts: readonly PortMapping[]): Promise<CheckResult> {
+async function ports(wanted: readonly PortMapping[], ownForwardPorts: readonly ForwardedPort[]): Promise<CheckResult> {
   const forwarded = ({ hostPort, protocol }: PortMapping) =>
     ownForwardPorts.some((port) => port.hostPort === hostPort && port.protocol === protocol);
   const failures = await Promise.all(wanted.map(async (port) => ({ port, failure: await bindFailure(port) })));
@@ -147,7 +147,7 @@ async function seccompProfile({ securityOptions }: ContainerSpec): Promise<Check
 
 /** Room for the image where the coordinator would put it, and for the restored memory beside it. */
 async function memory(config: Config, { memoryBytes }: Need): Promise<CheckResult> {
-  const image = memoryBytes + memorySlackBytes;
+  const image = memoryBytes + imageSlackBytes;
   const candidates = await Promise.all(
     config.imageDirectories.map(async (directory) => {
       const there = await existing(directory);

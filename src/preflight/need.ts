@@ -2,15 +2,13 @@
 import { readFile, stat } from "node:fs/promises";
 import { release } from "node:os";
 import path from "node:path";
-import { execa } from "execa";
 import type { Need } from "../approaches/container-level/protocol.ts";
-import { memoryBytes, processesOf } from "../checkpoint/freezer.ts";
+import { memoryBytes } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { OciConfig } from "../container-engines/podman/describe.ts";
 import { UmsError } from "../errors.ts";
 import { cpuFeatures } from "./cpu.ts";
-
-const diskUsageMs = 120_000;
+import { diskUsage, uidsOf } from "./measure.ts";
 
 /**
  * @param container running
@@ -47,30 +45,6 @@ export async function describeNeed({
     uids,
   };
   return { need, shm };
-}
-
-/** Blocks in use, so that sparse files count as what they take. */
-async function diskUsage(directories: readonly string[], signal: AbortSignal): Promise<number> {
-  const there = directories.filter((directory) => directory !== "");
-  if (there.length === 0) return 0;
-  // A file that vanishes while du looks makes it end with 1; the total is told all the same.
-  const { stdout } = await execa("du", ["--summarize", "--total", "--block-size=1", "--", ...there], {
-    stdin: "ignore",
-    timeout: diskUsageMs,
-    cancelSignal: signal,
-    reject: false,
-    env: { LC_ALL: "C" },
-  });
-  signal.throwIfAborted();
-  const total = /^(\d+)\ttotal$/m.exec(stdout)?.[1];
-  if (total === undefined) throw new UmsError("FILES_UNREADABLE", `The size of ${there.join(", ")} could not be found out.`);
-  return Number(total);
-}
-
-async function uidsOf(pid: number): Promise<number[]> {
-  const statuses = await Promise.all((await processesOf(pid)).map((each) => readFile(`/proc/${each}/status`, "utf8").catch(() => "")));
-  const uids = statuses.flatMap((status) => (/^Uid:\s+(.*)$/m.exec(status)?.[1] ?? "").split(/\s+/).filter(Boolean).map(Number));
-  return [...new Set(uids)].toSorted((a, b) => a - b);
 }
 
 /** Podman gives each container a tmpfs for /dev/shm, mounts it on the host, and binds it into the container. */

@@ -48,7 +48,7 @@ export async function heldResources({
       ...there.flatMap((each) => [
         ...each.unsupported,
         ...flatNamespaces
-          .filter((name) => initNamespaces && each.namespaces[name] !== initNamespaces[name])
+          .filter((name) => initNamespaces && (each.namespaces[name] ?? initNamespaces[name]) !== initNamespaces[name])
           .map((name) => `${each.words} is in a ${name} namespace of its own`),
       ]),
       ...openProtocols(protocols ?? "")
@@ -65,7 +65,7 @@ type Inspected = Readonly<{
   ioUring: boolean;
   sockets: string[];
   unsupported: string[];
-  namespaces: Record<string, string>;
+  namespaces: Record<string, string | undefined>;
 }>;
 
 /** @returns undefined when the process ended meanwhile */
@@ -82,7 +82,8 @@ async function inspect(directory: string, pid: number): Promise<Inspected | unde
     const mounts = new Set(mountinfo.split("\n").map((line) => line.split(" ")[0]));
     const links = await Promise.all(descriptors.map((name) => describeDescriptor(directory, name, mounts)));
     const namespaces = await Promise.all(
-      flatNamespaces.map(async (name) => [name, await readlink(path.join(directory, "ns", name)).catch(() => "")] as const),
+      // A process that is ending has left its namespaces, though its files are still there.
+      flatNamespaces.map(async (name) => [name, await readlink(path.join(directory, "ns", name)).catch(() => undefined)] as const),
     );
     // CRIU 4.2.1 waits for ever for a task that is stopped and frozen at once.
     const stopped = /^State:\s+T /m.test(status);

@@ -16,10 +16,13 @@ import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
 import { UmsError } from "../errors.ts";
 
+/** `toPort`: where it is another one at the destination. */
+export type ForwardedPort = Pick<PortMapping, "hostIp" | "hostPort" | "protocol"> & { toPort?: number };
+
 export type Forwarding = Readonly<{
   /** From 1 to 250, unlike that of any other forwarding of this host. */
   slot: number;
-  ports: readonly PortMapping[];
+  ports: readonly ForwardedPort[];
   /** IPv4 address of the destination. */
   to: string;
   /** This host's own address on the way there: the destination's answers must come back here. */
@@ -97,11 +100,11 @@ export async function removeWaitingPlace(slot: number): Promise<void> {
  */
 export async function installForwarding({ slot, ports, to, from }: Forwarding): Promise<void> {
   // Connections to the host's loopback address can't leave it: they are not forwarded (docs/hosts.md).
-  const match = ({ hostIp, hostPort, protocol }: PortMapping) =>
+  const match = ({ hostIp, hostPort, protocol }: ForwardedPort) =>
     `${hostIp === "" || hostIp === "0.0.0.0" ? "fib daddr type local ip daddr != 127.0.0.0/8" : `ip daddr ${hostIp}`} ${protocol} dport ${hostPort}`;
   const lead = ports
     .filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":"))
-    .map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.hostPort}`);
+    .map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.toPort ?? port.hostPort}`);
   const toHold = `ct mark ${mark(slot)} ct direction original meta mark set ${mark(slot)}`;
   const chains = {
     again: ["filter hook prerouting priority -300", `iifname "${inside(slot)}" notrack meta mark set 0`],

@@ -13,8 +13,14 @@ const growing = /^pages-\d+\.img$/;
 /**
  * Sends a directory of images while `dump` fills it; resolves when all of it has been sent.
  * @param dump settles when the directory is complete
+ * @param options.under the directory below the receiver's own in which it goes: one for each of several images
  */
-export async function sendWhileDumped(sender: Sender, directory: string, dump: Promise<void>): Promise<void> {
+export async function sendWhileDumped(
+  sender: Sender,
+  directory: string,
+  dump: Promise<void>,
+  { under = "" }: { under?: string } = {},
+): Promise<void> {
   let dumping = true;
   const finished = dump.finally(() => (dumping = false));
   finished.catch(() => undefined); // awaited below
@@ -27,7 +33,7 @@ export async function sendWhileDumped(sender: Sender, directory: string, dump: P
       if (!state) files.set(file, (state = { descriptor: openSync(path.join(directory, file), "r"), sent: 0 }));
       const { size } = fstatSync(state.descriptor);
       if (size === state.sent) continue;
-      await sender.memory({ file, descriptor: state.descriptor, from: state.sent, to: size });
+      await sender.memory({ file: under === "" ? file : `${under}/${file}`, descriptor: state.descriptor, from: state.sent, to: size });
       state.sent = size;
       progressed = true;
     }
@@ -52,7 +58,7 @@ export type MemoryStore = Readonly<{
 /** TLS hands over 16 KiB at a time; written one by one, the calls would cost as much as the copying. */
 const gatherBytes = 512 << 10;
 
-/** Stores the parts of an image in a directory. */
+/** Stores the parts of an image in a directory, or of several in directories below it, which are there already. */
 export function openMemoryStore(directory: string): MemoryStore {
   const descriptors = new Map<string, number>();
   let gathered: { descriptor: number; offset: number; chunks: Buffer[]; bytes: number } | undefined;
@@ -60,7 +66,7 @@ export function openMemoryStore(directory: string): MemoryStore {
   const descriptorOf = (file: string) => {
     let descriptor = descriptors.get(file);
     if (descriptor === undefined) {
-      if (!/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file))
+      if (!/^([a-z0-9][a-z0-9-]*\/)?[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file))
         throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
       descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
     }
@@ -95,11 +101,15 @@ export function openMemoryStore(directory: string): MemoryStore {
   };
 }
 
+/** Room for CRIU's other images beside the pages, and for growth until the freeze. */
+export const imageSlackBytes = 64 << 20;
+
 /**
- * Makes a directory for a memory image in the first of the candidates that has room.
+ * Makes a directory for the image of so much memory in the first of the candidates that has room.
  * @throws UmsError NO_ROOM
  */
-export async function makeImageDirectory(candidates: readonly string[], id: string, bytes: number): Promise<string> {
+export async function makeImageDirectory(candidates: readonly string[], id: string, memoryBytes: number): Promise<string> {
+  const bytes = memoryBytes + imageSlackBytes;
   for (const candidate of candidates) {
     await mkdir(candidate, { recursive: true, mode: 0o700 });
     const { bavail, bsize } = await statfs(candidate);

@@ -39,18 +39,21 @@ export type PairAnswer = Static<typeof PairAnswer>;
 /** Both ends of the pairing at one site. */
 export type Pairing = Readonly<{
   /** Makes the one code that is good from now on. */
-  issueCode(): { code: string; expiresAt: string };
+  issueCode(): Promise<{ code: string; expiresAt: string }>;
   /**
    * Answers a site that calls with the code.
    * @throws UmsError PAIRING_REFUSED and what {@link Trust.addPeer} throws
    */
-  answer(request: PairRequest, socket: TLSSocket): PairAnswer;
+  answer(request: PairRequest, socket: TLSSocket): Promise<PairAnswer>;
   /**
    * Calls the site that made the code.
    * @throws UmsError SITE_UNREACHABLE, PAIRING_REFUSED and what {@link Trust.addPeer} throws
    */
   pairWith(options: { address: string; code: string; signal: AbortSignal }): Promise<Peer>;
 }>;
+
+/** A code that has been issued, as it is kept until it is used. */
+type Offer = { key: string; expires: number; triesLeft: number };
 
 const codeLifeMs = 10 * 60_000;
 const codeTries = 5;
@@ -68,42 +71,43 @@ export function createPairing({
   port: number;
   now?: () => number;
 }): Pairing {
-  let offer: { key: Buffer; expires: number; triesLeft: number } | undefined;
-
   return {
-    issueCode() {
+    async issueCode() {
       const code = newCode();
       const expires = now() + codeLifeMs;
-      offer = { key: keyOf(code), expires, triesLeft: codeTries };
+      await trust.pairingOffer(() => JSON.stringify({ key: keyOf(code).toString("hex"), expires, triesLeft: codeTries } satisfies Offer));
       return { code, expiresAt: new Date(expires).toISOString() };
     },
 
-    answer(request, socket) {
-      const refused = () => new UmsError("PAIRING_REFUSED", "The pairing code is not accepted.");
-      if (!offer || now() >= offer.expires) {
-        offer = undefined;
-        throw refused();
-      }
+    async answer(request, socket) {
       const { proof, ...hello } = request;
       const own = socket.getX509Certificate();
       if (!own) throw new Error("The connection has no certificate of this site.");
+      const shown = socket.getPeerX509Certificate();
+      const seen = formatAddress({ host: socket.remoteAddress ?? "", port: request.port });
       const transcript = [binding(socket, new X509Certificate(own.raw)), hello];
-      if (!sameProof(proof, prove(offer.key, "caller", transcript))) {
-        offer.triesLeft -= 1;
-        if (offer.triesLeft === 0) offer = undefined;
-        throw refused();
-      }
-      const { key } = offer;
-      offer = undefined;
+
+      let key: Buffer | undefined;
+      // Judged and used up in one stroke, as the other replica may be asked at the same moment.
+      await trust.pairingOffer((current) => {
+        key = undefined;
+        const offer = current === undefined ? undefined : (JSON.parse(current) as Offer);
+        if (!offer || now() >= offer.expires) return undefined;
+        const offered = Buffer.from(offer.key, "hex");
+        if (sameProof(proof, prove(offered, "caller", transcript))) {
+          key = offered;
+          return undefined;
+        }
+        return offer.triesLeft > 1 ? JSON.stringify({ ...offer, triesLeft: offer.triesLeft - 1 }) : undefined;
+      });
+      if (!key) throw new UmsError("PAIRING_REFUSED", "The pairing code is not accepted.");
 
       const { name, certificate } = request;
-      const shown = socket.getPeerX509Certificate();
       trust.checkPeer({ name, certificate });
       if (!shown || !isLeafOf(shown, { name, authority: readAuthority(certificate) }, now())) {
         throw new UmsError("BAD_REQUEST", "The calling site's certificate is not of its own authority.");
       }
-      const seen = formatAddress({ host: socket.remoteAddress ?? "", port: request.port });
-      trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
+      await trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
       const reply = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], nonce: newNonce() };
       return { ...reply, proof: prove(key, "answerer", [...transcript, proof, reply]) };
     },
@@ -131,7 +135,7 @@ export function createPairing({
         ) {
           throw new UmsError("PAIRING_REFUSED", `The site at ${address} did not prove that it made the code.`);
         }
-        return trust.addPeer({ name: answer.name, certificate: answer.certificate, addresses: [address, ...answer.addresses] });
+        return await trust.addPeer({ name: answer.name, certificate: answer.certificate, addresses: [address, ...answer.addresses] });
       } finally {
         socket.destroy();
       }

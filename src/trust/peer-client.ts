@@ -6,7 +6,7 @@ import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
 import { parseAddress } from "./address.ts";
 import type { Trust } from "./trust.ts";
 
-/** How this site calls one paired site. */
+/** How this site calls one paired site, or one part of itself. */
 export type PeerClient = Readonly<{
   /**
    * Sends a request and answers the parsed JSON (undefined where the answer has no body). It may be sent twice
@@ -15,12 +15,25 @@ export type PeerClient = Readonly<{
    */
   request<T = unknown>(options: PeerRequest): Promise<T>;
   /** Opens the connection that carries a migration's data; its errors are the caller's to hear. @throws like {@link PeerClient.request} */
-  openData(options: { migrationId: string; signal: AbortSignal }): Promise<TLSSocket>;
+  openData(options: DataRequest): Promise<TLSSocket>;
   /** Ends the kept connection, and requests under way with SITE_UNREACHABLE; not the connections of {@link PeerClient.openData}. */
   close(): void;
 }>;
 
 export type PeerRequest = Readonly<{ method: string; path: string; body?: unknown; signal?: AbortSignal; timeoutMs?: number }>;
+
+/** `headers` tell the receiver more than the migration's id. */
+export type DataRequest = Readonly<{ migrationId: string; signal: AbortSignal; headers?: Readonly<Record<string, string>> }>;
+
+/** Who is called, and how it is known. */
+type Party = Readonly<{
+  /** For people. */
+  who: string;
+  /** @throws UmsError SITE_NOT_FOUND */
+  addresses(): readonly string[];
+  /** @throws UmsError SITE_NOT_FOUND */
+  options(): ReturnType<Trust["connectOptions"]>;
+}>;
 
 const connectLimitMs = 4_000;
 const defaultTimeoutMs = 30_000;
@@ -28,6 +41,29 @@ const maxAnswerBytes = 16 * 1024 * 1024;
 
 /** A client for one peer; keeps one warm TLS connection, so that a request in the downtime pays for no handshake. */
 export function createPeerClient(trust: Trust, peerName: string): PeerClient {
+  return createClient({
+    who: `Site “${peerName}”`,
+    addresses() {
+      const peer = trust.peer(peerName);
+      if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${peerName}” is paired.`);
+      return peer.addresses;
+    },
+    options: () => trust.connectOptions(peerName),
+  });
+}
+
+/** A client for the same peer's interfaces, which have an address of their own. */
+export function createPeerInterfaceClient(trust: Trust, peerName: string, address: string): PeerClient {
+  return createClient({ who: `Site “${peerName}”`, addresses: () => [address], options: () => trust.connectOptions(peerName) });
+}
+
+/** A client for another part of this very site. */
+export function createSelfClient(trust: Trust, { who, address }: { who: string; address: string }): PeerClient {
+  return createClient({ who, addresses: () => [address], options: () => trust.connectToSelfOptions() });
+}
+
+function createClient(party: Party): PeerClient {
+  const { who } = party;
   // As many connections as there are requests at once: a restore that takes long must not delay a cancel.
   const agent = new Agent({
     keepAlive: true,
@@ -37,17 +73,18 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
     // An agent shares no connection between requests which bring a check of their own (Node 24.21), so the agent has it.
     checkServerIdentity(host, certificate) {
       // The peer may have been removed during the handshake, and what is thrown here nobody catches.
-      if (!trust.peer(peerName)) return new Error(`Site “${peerName}” is no longer paired.`);
-      return trust.connectOptions(peerName).checkServerIdentity(host, certificate);
+      try {
+        return party.options().checkServerIdentity(host, certificate);
+      } catch (cause) {
+        return cause as Error;
+      }
     },
   });
   /** The address that answered last is tried first. */
   let preferred: string | undefined;
 
   async function eachAddress<T>(attempt: (address: string) => Promise<T>): Promise<T> {
-    const peer = trust.peer(peerName);
-    if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${peerName}” is paired.`);
-    const addresses = [...peer.addresses].sort((a, b) => Number(b === preferred) - Number(a === preferred));
+    const addresses = [...party.addresses()].sort((a, b) => Number(b === preferred) - Number(a === preferred));
     const failures: NotConnected[] = [];
     for (const address of addresses) {
       try {
@@ -60,11 +97,11 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
       }
     }
     const cause = failures.length === 1 ? failures[0] : new AggregateError(failures);
-    throw new UmsError("SITE_UNREACHABLE", `Site “${peerName}” does not answer at ${addresses.join(", ")}.`, { cause });
+    throw new UmsError("SITE_UNREACHABLE", `${who} does not answer at ${addresses.join(", ")}.`, { cause });
   }
 
   const optionsFor = (address: string): RequestOptions => ({
-    ...trust.connectOptions(peerName),
+    ...party.options(),
     ...parseAddress(address),
     headers: { host: address },
   });
@@ -78,7 +115,7 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
         if (text !== undefined) {
           options.headers = { ...options.headers, "content-type": "application/json", "content-length": Buffer.byteLength(text) };
         }
-        return exchange({ options, text, site: peerName, signal, timeoutMs });
+        return exchange({ options, text, who, signal, timeoutMs });
       };
       const answer = await eachAddress(async (address) => {
         try {
@@ -86,19 +123,19 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
         } catch (error) {
           if (!(error instanceof StaleConnection)) throw error;
           return await send(address).catch((again: unknown) => {
-            throw again instanceof StaleConnection ? new UmsError("SITE_UNREACHABLE", broken(peerName), { cause: again }) : again;
+            throw again instanceof StaleConnection ? new UmsError("SITE_UNREACHABLE", broken(who), { cause: again }) : again;
           });
         }
       });
-      if (answer.status >= 300) throw problemFrom(answer, `Site “${peerName}”`);
+      if (answer.status >= 300) throw problemFrom(answer, who);
       return answer.body as T;
     },
 
-    async openData({ migrationId, signal }) {
+    async openData({ migrationId, signal, headers = {} }) {
       return await eachAddress((address) => {
         const options = { ...optionsFor(address), agent: false as const, path: `/peer/migrations/${migrationId}/data` };
-        options.headers = { ...options.headers, connection: "Upgrade", upgrade: "ums-data" };
-        return upgrade({ options, site: peerName, signal });
+        options.headers = { ...options.headers, ...headers, connection: "Upgrade", upgrade: "ums-data" };
+        return upgrade({ options, who, signal });
       });
     },
 
@@ -111,21 +148,21 @@ class NotConnected extends Error {}
 /** A kept connection turned out to be dead before anything was answered. */
 class StaleConnection extends Error {}
 
-const broken = (site: string) => `The connection to site “${site}” broke.`;
+const broken = (who: string) => `${who}: the connection broke.`;
 
-type Call = { options: RequestOptions; site: string; signal?: AbortSignal | undefined };
+type Call = { options: RequestOptions; who: string; signal?: AbortSignal | undefined };
 
-async function exchange({ options, text, site, signal, timeoutMs }: Call & { text: string | undefined; timeoutMs: number }) {
+async function exchange({ options, text, who, signal, timeoutMs }: Call & { text: string | undefined; timeoutMs: number }) {
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-  using call = begin({ options, site, signal, timeoutMs }, reject);
+  using call = begin({ options, who, signal, timeoutMs }, reject);
   call.request.on("response", (response) => void readJson(response).then(resolve, call.fail));
   call.request.end(text);
   return await promise;
 }
 
-async function upgrade({ options, site, signal }: Call): Promise<TLSSocket> {
+async function upgrade({ options, who, signal }: Call): Promise<TLSSocket> {
   const { promise, resolve, reject } = Promise.withResolvers<TLSSocket>();
-  using call = begin({ options, site, signal, timeoutMs: defaultTimeoutMs }, reject);
+  using call = begin({ options, who, signal, timeoutMs: defaultTimeoutMs }, reject);
   call.request.on("upgrade", (_response: IncomingMessage, socket: Duplex, head: Buffer) => {
     const connection = socket as TLSSocket;
     connection.setTimeout(0);
@@ -133,16 +170,13 @@ async function upgrade({ options, site, signal }: Call): Promise<TLSSocket> {
     if (head.length > 0) connection.unshift(head);
     resolve(connection);
   });
-  call.request.on(
-    "response",
-    (response) => void readJson(response).then((answer) => reject(problemFrom(answer, `Site “${site}”`)), call.fail),
-  );
+  call.request.on("response", (response) => void readJson(response).then((answer) => reject(problemFrom(answer, who)), call.fail));
   call.request.end();
   return await promise;
 }
 
 /** Starts a request whose every failure comes out as one of the errors above or a UmsError; disposing of it ends its waits. */
-function begin({ options, site, signal, timeoutMs }: Call & { timeoutMs: number }, reject: (error: Error) => void) {
+function begin({ options, who, signal, timeoutMs }: Call & { timeoutMs: number }, reject: (error: Error) => void) {
   const request = httpsRequest(options);
   let connected = false;
   let answered = false;
@@ -150,7 +184,7 @@ function begin({ options, site, signal, timeoutMs }: Call & { timeoutMs: number 
     if (cause instanceof UmsError) reject(cause);
     else if (!connected) reject(new NotConnected(`${options.host}:${options.port}: ${cause.message}`, { cause }));
     else if (request.reusedSocket && !answered) reject(new StaleConnection(cause.message, { cause }));
-    else reject(new UmsError("SITE_UNREACHABLE", broken(site), { cause }));
+    else reject(new UmsError("SITE_UNREACHABLE", broken(who), { cause }));
   };
   const giveUp = (error: Error) => {
     reject(error);
@@ -158,13 +192,11 @@ function begin({ options, site, signal, timeoutMs }: Call & { timeoutMs: number 
   };
   const onAbort = () => {
     const reason: unknown = signal?.reason;
-    giveUp(
-      reason instanceof UmsError ? reason : new UmsError("CANCELLED", `The request to site “${site}” was given up.`, { cause: reason }),
-    );
+    giveUp(reason instanceof UmsError ? reason : new UmsError("CANCELLED", `${who}: the request was given up.`, { cause: reason }));
   };
   const connectTimer = setTimeout(() => request.destroy(new Error("The connection took too long.")), connectLimitMs);
   const answerTimer = setTimeout(() => {
-    giveUp(new UmsError("TIMED_OUT", `Site “${site}” did not answer within ${timeoutMs / 1000} s.`));
+    giveUp(new UmsError("TIMED_OUT", `${who} did not answer within ${timeoutMs / 1000} s.`));
   }, timeoutMs);
   const onConnected = () => {
     connected = true;

@@ -5,6 +5,7 @@ import { createServer, connect, type TLSSocket } from "node:tls";
 import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { createLeaf } from "./certificates.ts";
+import { openTrustFiles } from "./files.ts";
 import { siteUrn } from "./identity.ts";
 import { temporaryDirectory } from "./temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "./trust.ts";
@@ -12,14 +13,14 @@ import { openTrust, type Trust } from "./trust.ts";
 const dayMs = 86_400_000;
 
 async function open(name: string, directory = temporaryDirectory(), now: () => number = Date.now): Promise<Trust & { directory: string }> {
-  const trust = await openTrust(directory, name, { now });
+  const trust = await openTrust(openTrustFiles(directory), name, { now });
   onTestFinished(() => trust.close());
   return { ...trust, directory };
 }
 
-function introduce(a: Trust, b: Trust): void {
-  a.addPeer({ name: b.siteName, certificate: b.certificate, addresses: ["127.0.0.1:1"] });
-  b.addPeer({ name: a.siteName, certificate: a.certificate, addresses: ["127.0.0.1:1"] });
+async function introduce(a: Trust, b: Trust): Promise<void> {
+  await a.addPeer({ name: b.siteName, certificate: b.certificate, addresses: ["127.0.0.1:1"] });
+  await b.addPeer({ name: a.siteName, certificate: a.certificate, addresses: ["127.0.0.1:1"] });
 }
 
 /** Who the server takes the caller for, and whether the caller accepts the server. */
@@ -72,7 +73,7 @@ test("a site that is given another name gets a leaf with that name", async () =>
 
 test("paired sites know each other, by TLS 1.3 alone", async () => {
   const [a, b] = [await open("alpha"), await open("beta")];
-  introduce(a, b);
+  await introduce(a, b);
   expect(await meet(b, a.connectOptions("beta"))).toEqual({ caller: "alpha", refused: undefined });
   const old = await meet(b, { ...a.connectOptions("beta"), minVersion: "TLSv1.2", maxVersion: "TLSv1.2" });
   expect(old.refused).toBeDefined();
@@ -86,8 +87,8 @@ test("a site without peers trusts no public authority", async () => {
 
 test("a peer whose authority signs another peer's name is not taken for that peer", async () => {
   const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
-  introduce(a, b);
-  introduce(c, b);
+  await introduce(a, b);
+  await introduce(c, b);
   const pem = readFileSync(join(a.directory, "trust/authority.pem"), "utf8");
   const at = pem.indexOf("-----BEGIN CERTIFICATE");
   const authority = { key: pem.slice(0, at), certificate: pem.slice(at) };
@@ -101,46 +102,71 @@ test("a peer whose authority signs another peer's name is not taken for that pee
 
 test("another peer's server is not accepted for the one that was called", async () => {
   const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
-  introduce(a, b);
-  introduce(a, c);
+  await introduce(a, b);
+  await introduce(a, c);
   expect((await meet(c, a.connectOptions("beta"))).refused).toBeDefined();
 });
 
 test("an expired leaf is refused", async () => {
   const a = await open("alpha", temporaryDirectory(), () => Date.now() - 200 * dayMs);
   const b = await open("beta");
-  introduce(a, b);
+  await introduce(a, b);
   expect((await meet(b, { ...a.pairingOptions() })).caller).toBeUndefined();
 });
 
 test("peers survive a restart; a removed one is gone, also from the disk", async () => {
   const [a, b] = [await open("alpha"), await open("beta")];
-  introduce(a, b);
+  await introduce(a, b);
   expect((await open("alpha", a.directory)).peers()).toEqual(a.peers());
   expect(statSync(join(a.directory, "peers/beta.json")).mode & 0o777).toBe(0o600);
-  a.removePeer("beta");
+  await a.removePeer("beta");
   expect((await open("alpha", a.directory)).peers()).toEqual([]);
   expect(() => a.connectOptions("beta")).toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
-  expect(() => a.removePeer("beta")).toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
+  await expect(a.removePeer("beta")).rejects.toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
 });
 
 test("a name belongs to one authority, an authority to one name, and neither to this site", async () => {
   const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
-  introduce(a, b);
-  const add = (name: string, certificate: string) => () => a.addPeer({ name, certificate, addresses: [] });
-  expect(add("beta", c.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
-  expect(add("delta", b.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
-  expect(add("alpha", c.certificate)).toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
-  expect(add("other", a.certificate)).toThrow(expect.objectContaining({ code: "PAIRED_WITH_ITSELF" }));
-  expect(add("../x", c.certificate)).toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
-  expect(add("delta", "-----BEGIN nothing")).toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
-  expect(a.addPeer({ name: "beta", certificate: b.certificate, addresses: ["10.0.0.1:7443"] }).addresses).toEqual(["10.0.0.1:7443"]);
+  await introduce(a, b);
+  const add = (name: string, certificate: string) => a.addPeer({ name, certificate, addresses: [] });
+  await expect(add("beta", c.certificate)).rejects.toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  await expect(add("delta", b.certificate)).rejects.toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  await expect(add("alpha", c.certificate)).rejects.toThrow(expect.objectContaining({ code: "SITE_NAME_TAKEN" }));
+  await expect(add("other", a.certificate)).rejects.toThrow(expect.objectContaining({ code: "PAIRED_WITH_ITSELF" }));
+  await expect(add("../x", c.certificate)).rejects.toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
+  await expect(add("delta", "-----BEGIN nothing")).rejects.toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
+  expect((await a.addPeer({ name: "beta", certificate: b.certificate, addresses: ["10.0.0.1:7443"] })).addresses).toEqual([
+    "10.0.0.1:7443",
+  ]);
+});
+
+test("the parts of one site know each other, and nobody else is taken for one", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  await introduce(a, b);
+  const other = await open("alpha", a.directory);
+  const asSelf = (server: Trust): Trust => ({ ...server, identify: (socket) => (server.identifySelf(socket) ? "itself" : undefined) });
+  expect(await meet(asSelf(a), other.connectToSelfOptions())).toEqual({ caller: "itself", refused: undefined });
+  expect(await meet(a, other.connectToSelfOptions())).toEqual({ caller: undefined, refused: undefined });
+  expect((await meet(asSelf(a), b.connectOptions("alpha"))).caller).toBeUndefined();
+  expect((await meet(asSelf(a), (await open("alpha")).pairingOptions())).caller).toBeUndefined();
+  expect((await meet(b, a.connectToSelfOptions())).refused).toBeDefined();
+});
+
+test("a part that makes no keys waits until another has made them", async () => {
+  const directory = temporaryDirectory();
+  const waiting = openTrust(openTrustFiles(directory), "alpha", { makesKeys: false });
+  const maker = await open("alpha", directory);
+  const found = await waiting;
+  onTestFinished(() => found.close());
+  expect(found.fingerprint).toBe(maker.fingerprint);
+  const signal = AbortSignal.timeout(100);
+  await expect(openTrust(openTrustFiles(temporaryDirectory()), "alpha", { makesKeys: false, signal })).rejects.toThrow();
 });
 
 test("a damaged file is named", async () => {
   const a = await open("alpha");
   writeFileSync(join(a.directory, "peers/beta.json"), "{");
-  await expect(openTrust(a.directory, "alpha")).rejects.toThrow(/peers\/beta.json does not describe a site/);
+  await expect(openTrust(openTrustFiles(a.directory), "alpha")).rejects.toThrow(/peers\/beta.json does not describe a site/);
   writeFileSync(join(a.directory, "trust/authority.pem"), "");
-  await expect(openTrust(a.directory, "alpha")).rejects.toThrow(/authority.pem has not one key/);
+  await expect(openTrust(openTrustFiles(a.directory), "alpha")).rejects.toThrow(/authority.pem has not one key/);
 });

@@ -1,13 +1,12 @@
 import { X509Certificate } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { checkServerIdentity, ConnectionOptions, SecureContextOptions, TLSSocket } from "node:tls";
 import { UmsError } from "../errors.ts";
 import { siteNamePattern } from "../names.ts";
 import { parseAddress } from "./address.ts";
 import type { Credential } from "./certificates.ts";
-import { removeDurably, writeDurably } from "./durable-file.ts";
 import { fingerprintOf, isLeafOf, readAuthority } from "./identity.ts";
+import { authorityEntry, leafEntry, offerEntry, peerEntry, peerEntryPattern, type TrustStore } from "./store.ts";
 
 /** A site that this one trusts, as it is stored. */
 export type Peer = Readonly<{
@@ -34,11 +33,15 @@ export type Trust = Readonly<{
   serverOptions(): ServerOptions;
   /** The paired site at the other end of a connection which this site's server accepted, judged by the peers of this moment. */
   identify(socket: TLSSocket): string | undefined;
+  /** Whether the other end of such a connection is a part of this very site. */
+  identifySelf(socket: TLSSocket): boolean;
   /**
    * For a connection to a peer: only that peer's own certificate is accepted.
    * @throws UmsError SITE_NOT_FOUND
    */
   connectOptions(peerName: string): ConnectionOptions & Readonly<{ checkServerIdentity: typeof checkServerIdentity }>;
+  /** For a connection from one part of this site to another. */
+  connectToSelfOptions(): ReturnType<Trust["connectOptions"]>;
   /** For a connection to a site that is not trusted yet; whoever uses it proves the server otherwise. */
   pairingOptions(): ConnectionOptions;
   peers(): Peer[];
@@ -47,11 +50,13 @@ export type Trust = Readonly<{
    * Stores a peer; one that is there already, with the same authority, gets the new addresses.
    * @throws UmsError SITE_NAME_TAKEN, PAIRED_WITH_ITSELF, BAD_REQUEST
    */
-  addPeer(peer: Omit<Peer, "pairedAt">): Peer;
+  addPeer(peer: Omit<Peer, "pairedAt">): Promise<Peer>;
   /** Rejects what {@link Trust.addPeer} would reject, and stores nothing. */
   checkPeer(peer: Pick<Peer, "name" | "certificate">): void;
   /** @throws UmsError SITE_NOT_FOUND */
-  removePeer(name: string): void;
+  removePeer(name: string): Promise<void>;
+  /** Changes what this site has offered as a pairing code, whichever of its parts did: see {@link TrustStore.update}. */
+  pairingOffer: (change: (current: string | undefined) => string | undefined) => Promise<string | undefined>;
   /** Called after each change of what a server or connection must be given; answers how to stop that. */
   onChange(listener: () => void): () => void;
   close(): void;
@@ -60,6 +65,7 @@ export type Trust = Readonly<{
 const dayMs = 86_400_000;
 const leafValidMs = 90 * dayMs;
 const renewBeforeMs = 30 * dayMs;
+const keysCheckMs = 500;
 /** AES-128 first: in the lab 6 % quicker than AES-256 through Node, and no weaker in practice. */
 const tlsOptions = {
   minVersion: "TLSv1.3",
@@ -67,48 +73,92 @@ const tlsOptions = {
   ciphers: "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256",
 } as const;
 
-/** Opens the keys and the peers of a site; makes the keys where there are none. */
+/**
+ * Opens the keys and the peers of a site; makes the keys where there are none.
+ * @param options.makesKeys false for a part of a site that leaves that to another one: it waits for the keys
+ */
 export async function openTrust(
-  stateDirectory: string,
+  store: TrustStore,
   siteName: string,
-  { now = Date.now, renewalCheckMs = 6 * 3_600_000 }: { now?: () => number; renewalCheckMs?: number } = {},
+  {
+    now = Date.now,
+    renewalCheckMs = 6 * 3_600_000,
+    makesKeys = true,
+    signal = new AbortController().signal,
+  }: { now?: () => number; renewalCheckMs?: number; makesKeys?: boolean; signal?: AbortSignal } = {},
 ): Promise<Trust> {
   if (!new RegExp(siteNamePattern).test(siteName)) {
     throw new UmsError("BAD_CONFIGURATION", `“${siteName}” can't be a site's name: small letters, digits and hyphens, at most 63.`);
   }
-  const trustDirectory = join(stateDirectory, "trust");
-  const peersDirectory = join(stateDirectory, "peers");
-  mkdirSync(trustDirectory, { recursive: true, mode: 0o700 });
-  mkdirSync(peersDirectory, { recursive: true, mode: 0o700 });
+  let entries = await store.read();
+  while (!makesKeys && !(entries.has(authorityEntry) && entries.has(leafEntry))) {
+    await sleep(keysCheckMs, undefined, { signal });
+    entries = await store.read();
+  }
 
-  const authorityFile = join(trustDirectory, "authority.pem");
-  const leafFile = join(trustDirectory, "site.pem");
-  const authority = readCredential(authorityFile) ?? (await makeAuthority(authorityFile));
+  const authority = readCredential(store, authorityEntry, entries.get(authorityEntry)) ?? (await makeAuthority(store));
   const ownAuthority = readAuthority(authority.certificate);
-  let leaf = readCredential(leafFile);
+  let leaf = readCredential(store, leafEntry, entries.get(leafEntry));
   const known = (peer: Peer) => ({ ...peer, authority: readAuthority(peer.certificate) });
-  const peers = new Map(readPeers(peersDirectory).map((peer) => [peer.name, known(peer)]));
+  const peers = new Map(readPeers(store, entries).map((peer) => [peer.name, known(peer)]));
   const listeners = new Set<() => void>();
   const changed = () => listeners.forEach((listener) => listener());
 
+  const isGood = (credential: Credential | undefined) => {
+    const certificate = credential && new X509Certificate(credential.certificate);
+    return (
+      certificate !== undefined &&
+      isLeafOf(certificate, { name: siteName, authority: ownAuthority }, now()) &&
+      certificate.validToDate.getTime() - now() > renewBeforeMs
+    );
+  };
+
   async function renewLeaf(): Promise<void> {
-    const current = leaf && new X509Certificate(leaf.certificate);
-    const good = current && isLeafOf(current, { name: siteName, authority: ownAuthority }, now());
-    if (good && current.validToDate.getTime() - now() > renewBeforeMs) return;
+    if (isGood(leaf)) return;
     const { createLeaf } = await import("./certificates.ts");
-    leaf = await createLeaf({ authority, siteName, validMs: leafValidMs, now: now() });
-    writeDurably(leafFile, leaf.key + leaf.certificate);
+    const made = await createLeaf({ authority, siteName, validMs: leafValidMs, now: now() });
+    const text = await store.update(leafEntry, (current) =>
+      isGood(readCredential(store, leafEntry, current)) ? current : made.key + made.certificate,
+    );
+    leaf = readCredential(store, leafEntry, text);
     changed();
   }
-  await renewLeaf();
+  if (makesKeys) await renewLeaf();
   // A failed renewal is tried again for the thirty days that the old leaf is still good.
-  const renewal = setInterval(() => void renewLeaf().catch(() => undefined), renewalCheckMs);
-  renewal.unref();
+  const renewal = makesKeys ? setInterval(() => void renewLeaf().catch(() => undefined), renewalCheckMs).unref() : undefined;
+
+  const stopWatching = store.watch?.((newest) => {
+    const before = JSON.stringify([leaf, [...peers.values()].map(plain)]);
+    try {
+      const others = readPeers(store, newest).map((peer) => [peer.name, known(peer)] as const);
+      leaf = readCredential(store, leafEntry, newest.get(leafEntry)) ?? leaf;
+      peers.clear();
+      for (const [name, peer] of others) peers.set(name, peer);
+    } catch {
+      // What can't be read is left for the next change, or for a restart to complain about.
+      return;
+    }
+    if (JSON.stringify([leaf, [...peers.values()].map(plain)]) !== before) changed();
+  });
 
   const own = () => {
     if (!leaf) throw new Error("This site's key has not been made yet.");
     return { key: leaf.key, cert: leaf.certificate };
   };
+
+  const self = { name: siteName, certificate: authority.certificate, authority: ownAuthority };
+  const optionsFor = (site: typeof self) => ({
+    ...tlsOptions,
+    ...own(),
+    ca: [site.certificate],
+    rejectUnauthorized: true,
+    // Sites are known by their keys, so the name in the handshake would only tell an eavesdropper something.
+    servername: "",
+    checkServerIdentity: ((_host, shown) =>
+      isLeafOf(new X509Certificate(shown.raw), site, now())
+        ? undefined
+        : new Error(`The certificate is not of site “${site.name}”.`)) satisfies typeof checkServerIdentity,
+  });
 
   const checkPeer: Trust["checkPeer"] = ({ name, certificate }) => {
     let candidate: X509Certificate;
@@ -122,7 +172,7 @@ export async function openTrust(
     if (name === siteName) throw new UmsError("SITE_NAME_TAKEN", `Both sites are called “${name}”.`);
     const known = peers.get(name);
     if (known && !known.authority.raw.equals(candidate.raw)) {
-      throw new UmsError("SITE_NAME_TAKEN", `A site called “${name}” with other keys is paired already.`);
+      throw nameTaken(name);
     }
     for (const other of peers.values()) {
       if (other.name !== name && other.authority.raw.equals(candidate.raw)) {
@@ -149,28 +199,24 @@ export async function openTrust(
       const claimed = certificate && [...peers.values()].find((peer) => isLeafOf(certificate, peer, now()));
       return claimed?.name;
     },
+    identifySelf(socket) {
+      const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
+      return certificate !== undefined && isLeafOf(certificate, self, now());
+    },
     connectOptions(peerName) {
       const peer = peers.get(peerName);
       if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${peerName}” is paired.`);
-      return {
-        ...tlsOptions,
-        ...own(),
-        ca: [peer.certificate],
-        rejectUnauthorized: true,
-        // Sites are known by their keys, so the name in the handshake would only tell an eavesdropper something.
-        servername: "",
-        checkServerIdentity: (_host, shown) =>
-          isLeafOf(new X509Certificate(shown.raw), peer, now()) ? undefined : new Error(`The certificate is not of site “${peerName}”.`),
-      };
+      return optionsFor(peer);
     },
+    connectToSelfOptions: () => optionsFor(self),
     pairingOptions: () => ({ ...tlsOptions, ...own(), rejectUnauthorized: false, servername: "" }),
-    peers: () => [...peers.values()].map(({ name, certificate, addresses, pairedAt }) => ({ name, certificate, addresses, pairedAt })),
+    peers: () => [...peers.values()].map(plain),
     peer: (name) => {
       const found = peers.get(name);
-      return found && { name: found.name, certificate: found.certificate, addresses: found.addresses, pairedAt: found.pairedAt };
+      return found && plain(found);
     },
     checkPeer,
-    addPeer(added) {
+    async addPeer(added) {
       checkPeer(added);
       added.addresses.forEach(parseAddress);
       const peer: Peer = {
@@ -179,14 +225,18 @@ export async function openTrust(
         addresses: [...new Set(added.addresses)],
         pairedAt: new Date(now()).toISOString(),
       };
-      writeDurably(join(peersDirectory, `${peer.name}.json`), `${JSON.stringify(peer, undefined, 2)}\n`);
+      await store.update(peerEntry(peer.name), (current) => {
+        // Another part of this site may have paired meanwhile.
+        if (current !== undefined && readPeer(store, peer.name, current).certificate !== peer.certificate) throw nameTaken(peer.name);
+        return `${JSON.stringify(peer, undefined, 2)}\n`;
+      });
       peers.set(peer.name, known(peer));
       changed();
       return peer;
     },
-    removePeer(name) {
+    async removePeer(name) {
       if (!peers.has(name)) throw new UmsError("SITE_NOT_FOUND", `No site called “${name}” is paired.`);
-      removeDurably(join(peersDirectory, `${name}.json`));
+      await store.update(peerEntry(name), () => undefined);
       peers.delete(name);
       changed();
     },
@@ -194,48 +244,53 @@ export async function openTrust(
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
+    pairingOffer: (change) => store.update(offerEntry, change),
     close() {
       clearInterval(renewal);
+      stopWatching?.();
       listeners.clear();
     },
   };
 }
 
-async function makeAuthority(file: string): Promise<Credential> {
-  const { createAuthority } = await import("./certificates.ts");
-  const made = await createAuthority();
-  writeDurably(file, made.key + made.certificate);
-  return made;
+const plain = ({ name, certificate, addresses, pairedAt }: Peer): Peer => ({ name, certificate, addresses, pairedAt });
+
+function nameTaken(name: string): UmsError {
+  return new UmsError("SITE_NAME_TAKEN", `A site called “${name}” with other keys is paired already.`);
 }
 
-/** Key and certificate share a file, so that a crash can't leave one without the other. */
-function readCredential(file: string): Credential | undefined {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new UmsError("BAD_STATE", `${file} can't be read.`, { cause });
-  }
+/** Makes the authority, unless another part of the site was quicker. */
+async function makeAuthority(store: TrustStore): Promise<Credential> {
+  const { createAuthority } = await import("./certificates.ts");
+  const made = await createAuthority();
+  const text = await store.update(authorityEntry, (current) => current ?? made.key + made.certificate);
+  return readCredential(store, authorityEntry, text) ?? made;
+}
+
+/** Key and certificate are one entry, so that a crash can't leave one without the other. */
+function readCredential(store: TrustStore, name: string, text: string | undefined): Credential | undefined {
+  if (text === undefined) return undefined;
   const [, key, certificate] =
     /^(-----BEGIN PRIVATE KEY-----[^]*?-----END PRIVATE KEY-----\n)(-----BEGIN CERTIFICATE-----[^]*)$/.exec(text) ?? [];
-  if (!key || !certificate) throw new UmsError("BAD_STATE", `${file} has not one key and one certificate.`);
+  if (!key || !certificate) throw new UmsError("BAD_STATE", `${store.placeOf(name)} has not one key and one certificate.`);
   return { key, certificate };
 }
 
-function readPeers(directory: string): Peer[] {
-  return readdirSync(directory)
-    .filter((file) => file.endsWith(".json"))
-    .map((file) => {
-      const path = join(directory, file);
-      try {
-        const peer = JSON.parse(readFileSync(path, "utf8")) as Peer;
-        readAuthority(peer.certificate);
-        peer.addresses.forEach(parseAddress);
-        if (`${peer.name}.json` !== file || typeof peer.pairedAt !== "string") throw new Error("The name is not the file's.");
-        return peer;
-      } catch (cause) {
-        throw new UmsError("BAD_STATE", `${path} does not describe a site.`, { cause });
-      }
-    });
+function readPeers(store: TrustStore, entries: ReadonlyMap<string, string>): Peer[] {
+  return [...entries].flatMap(([entry, text]) => {
+    const name = peerEntryPattern.exec(entry)?.[1];
+    return name === undefined ? [] : [readPeer(store, name, text)];
+  });
+}
+
+function readPeer(store: TrustStore, name: string, text: string): Peer {
+  try {
+    const peer = JSON.parse(text) as Peer;
+    readAuthority(peer.certificate);
+    peer.addresses.forEach(parseAddress);
+    if (peer.name !== name || typeof peer.pairedAt !== "string") throw new Error("The name is not the entry's.");
+    return peer;
+  } catch (cause) {
+    throw new UmsError("BAD_STATE", `${store.placeOf(peerEntry(name))} does not describe a site.`, { cause });
+  }
 }

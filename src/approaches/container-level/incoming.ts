@@ -2,12 +2,12 @@
  * The destination's half. A reservation lives in this process: what a crash leaves of one is destroyed when the
  * process starts again, and its id never commits after that. Only the commit, and that a migration is over, are durable.
  */
-import { createWriteStream, existsSync } from "node:fs";
-import { mkdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
-import { execa } from "execa";
 import { Value } from "typebox/value";
+import { forgetCachedFiles, resolveLinks } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
 import { forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
@@ -18,6 +18,7 @@ import { UmsError } from "../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import { receive, type Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
+import { counted, fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { startAgain } from "./restart-policy.ts";
 import { type CheckAnswer, type Need, type PeerState, type ReserveAnswer, StreamContent } from "./protocol.ts";
@@ -131,10 +132,10 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function armOnce(reservation: Reservation): Promise<void> {
     const { id, need, containerId, cancelled } = reservation;
     if (containerId === undefined) throw new UmsError("PEER_FAILED", `Migration ${id} has no container here yet.`);
-    reservation.imageDirectory = await makeImageDirectory(parts.imageDirectories, id, need.memoryBytes + memorySlackBytes);
+    reservation.imageDirectory = await makeImageDirectory(parts.imageDirectories, id, need.memoryBytes);
     records.setFact(id, "imageDirectory", reservation.imageDirectory);
     reservation.memory = openMemoryStore(reservation.imageDirectory);
-    await prepareRestore({ containerId, imageDirectory: reservation.imageDirectory });
+    await prepareRestore({ name: containerId, imageDirectory: reservation.imageDirectory });
     reservation.started = engine.start(containerId);
     reservation.started.catch(() => undefined); // met at the restore, or nobody's any more
     const failed = reservation.started.then(
@@ -142,7 +143,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
     );
     const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
-    const oci = await resolveLinks(path.join(bundle, "config.json"));
+    const oci = await resolveLinks(bundle);
     reservation.root = oci.root.path;
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) reservation.places.set("shm", shm);
@@ -208,6 +209,13 @@ export function createIncoming(parts: IncomingParts): Incoming {
     const imageDirectory = records.fact<string>(id, "imageDirectory");
     if (imageDirectory !== undefined) await removeImages(imageDirectory);
     await rm(blobsDirectory(id), { recursive: true, force: true });
+  }
+
+  /** The image goes last: it tells the next start that there is something to do. */
+  async function cleanUpCommitted(id: string): Promise<void> {
+    const containerId = records.fact<string>(id, "containerId");
+    if (containerId !== undefined) await forgetRestore(containerId);
+    await cleanUp(id);
   }
 
   async function destroy(id: string): Promise<void> {
@@ -366,11 +374,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
         records.end(id, "committed");
         reservations.delete(id);
       });
-      // Not while clients wait.
+      // Not while clients wait. Where a crash comes first, the next start finds what is left.
       setTimeout(() => {
-        void cleanUp(id)
-          .then(() => (reservation.containerId === undefined ? undefined : forgetRestore(reservation.containerId)))
-          .catch((cause: unknown) => log.warn({ id, cause }, "the clean-up after a commit failed; it is repeated at the next start"));
+        void cleanUpCommitted(id).catch((cause: unknown) =>
+          log.warn({ id, cause }, "the clean-up after a commit failed; it is repeated at the next start"),
+        );
       }, 200).unref();
     },
 
@@ -429,13 +437,14 @@ export function createIncoming(parts: IncomingParts): Incoming {
           await takeOver(id);
           if (containerId !== undefined) await startAgain(engine, containerId);
           records.end(id, "committed");
-          await cleanUp(id);
-          if (containerId !== undefined) await forgetRestore(containerId);
+          await cleanUpCommitted(id);
         } else {
           log.info({ id }, "a reservation that a crash left is destroyed");
           await destroy(id);
         }
       }
+      const images = await Promise.all(parts.imageDirectories.map((directory) => readdir(directory).catch(() => [])));
+      for (const id of new Set(images.flat())) if (records.ended(id) === "committed") await cleanUpCommitted(id);
     },
 
     async close() {
@@ -452,62 +461,6 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (content.kind === "tree" && content.tree === "changes" && root !== undefined) reservation.staleRoot = root;
     return content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted);
   }
-}
-
-/** Room for the images beside the pages themselves. */
-const memorySlackBytes = 64 << 20;
-
-type OciBundle = {
-  root: { path: string };
-  linux: { namespaces: { type: string; path?: string }[] };
-  mounts: { type?: string; destination: string; source: string }[];
-};
-
-/**
- * An overlay that is mounted keeps what it has looked up, and doesn't see a file that its upper directory has got since
- * (Documentation/filesystems/overlayfs.rst, “Changes to underlying filesystems”). A remount drops what it keeps
- * (shrink_dcache_sb of reconfigure_super).
- */
-async function forgetCachedFiles(root: string): Promise<void> {
-  await execa("mount", ["--options", "remount", root], { stdin: "ignore", timeout: 10_000 });
-}
-
-/** CRIU 4.2 binds a source that is a symbolic link as the link itself, and then fails; `create` would follow it. */
-async function resolveLinks(file: string): Promise<OciBundle> {
-  const oci = JSON.parse(await readFile(file, "utf8")) as OciBundle;
-  let resolved = false;
-  for (const mount of oci.mounts.filter(({ type, source }) => type === "bind" && path.isAbsolute(source))) {
-    const target = await realpath(mount.source);
-    if (target === mount.source) continue;
-    mount.source = target;
-    resolved = true;
-  }
-  if (resolved) await writeFile(file, JSON.stringify(oci));
-  return oci;
-}
-
-function counted(sink: Sink, count: (bytes: number) => void): Sink {
-  return {
-    write(chunk) {
-      count(chunk.length);
-      return sink.write(chunk);
-    },
-    end: () => sink.end(),
-  };
-}
-
-function fileSink(file: string, flags: "w" | "a"): Sink {
-  const stream = createWriteStream(file, { flags });
-  const done = new Promise<void>((resolve, reject) => stream.once("finish", resolve).once("error", reject));
-  done.catch(() => undefined); // met at the end
-  return {
-    write: (chunk) =>
-      stream.write(chunk) ? undefined : Promise.race([done, new Promise<void>((resolve) => void stream.once("drain", resolve))]),
-    end() {
-      stream.end();
-      return done;
-    },
-  };
 }
 
 async function within(timeoutMs: number, action: Promise<void>): Promise<void> {

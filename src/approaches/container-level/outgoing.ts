@@ -1,6 +1,6 @@
 /** The source's half, and its side of the conversation with the destination. One pair for each migration. */
 import { createReadStream } from "node:fs";
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { isFrozen, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
@@ -20,7 +20,7 @@ import {
 import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
-import { changes, isTmpfs, pack, scan, settle, type Snapshot } from "../../transfer/tree.ts";
+import { byKind, createFileSender } from "../../transfer/files.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import type { Need, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
@@ -54,10 +54,6 @@ export type OutgoingParts = Readonly<{
   limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
 }>;
 
-/** Live passes go on while they still shrink; the last one should be short, because the next happens in the freeze. */
-const maxLivePasses = 5;
-const shortPassMs = 300;
-const memorySlackBytes = 64 << 20;
 /** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
 const dumpPatienceMs = 20_000;
 
@@ -68,9 +64,8 @@ export function createOutgoing(
   const { engine, peer, limits } = parts;
   const workDirectory = path.join(parts.workDirectory, plan.id);
   const base = `/peer/migrations/${plan.id}`;
-  const snapshots = new Map<string, Snapshot>();
+  const files = createFileSender();
   let sender: Sender | undefined;
-  let logSent = 0;
 
   async function timed<T>(part: string, action: Promise<T>): Promise<T> {
     const startedAt = performance.now();
@@ -100,43 +95,15 @@ export function createOutgoing(
     });
   const connect = async (signal: AbortSignal) => (sender ??= createSender(await peer.openData({ migrationId: plan.id, signal })));
 
-  /** Trees that can be sent while the service writes to them, and those that can't (tmpfs). */
-  const trees = async () => {
+  const trees = () => {
     const { container, shm } = known();
-    const all = [
+    return byKind([
       { tree: "changes", root: container.changesDirectory },
       ...container.volumes.map(({ name, directory }) => ({ tree: `volume:${name}`, root: directory })),
-    ];
-    const onTmpfs = await Promise.all(all.map(({ root }) => isTmpfs(root)));
-    return {
-      early: all.filter((_, index) => !onTmpfs[index]),
-      late: [...all.filter((_, index) => onTmpfs[index]), ...(shm === undefined ? [] : [{ tree: "shm", root: shm }])],
-    };
+      ...(shm === undefined ? [] : [{ tree: "shm", root: shm }]),
+    ]);
   };
-
-  async function sendTree(
-    data: Sender,
-    { tree, root }: { tree: string; root: string },
-    { live, signal, rootToo = false }: { live: boolean; signal: AbortSignal; rootToo?: boolean },
-  ): Promise<void> {
-    const now = scan(root, live ? await settle(root) : undefined);
-    const { changed, deleted } = changes(snapshots.get(tree), now);
-    snapshots.set(tree, now);
-    if (rootToo && !changed.includes(".")) changed.push(".");
-    if (changed.length === 0 && deleted.length === 0) return;
-    if (changed.length === 0) return data.stream({ kind: "tree", tree, deleted }, undefined);
-    const { content, finished } = pack(root, changed, { live, signal });
-    await data.stream({ kind: "tree", tree, deleted }, content);
-    await finished;
-  }
-
-  async function sendLog(data: Sender): Promise<void> {
-    const { logPath } = known().container;
-    const size = (await stat(logPath).catch(() => undefined))?.size ?? 0;
-    if (size <= logSent) return;
-    await data.stream({ kind: "log" }, createReadStream(logPath, { start: logSent, end: size - 1 }));
-    logSent = size;
-  }
+  const sendLog = (data: Sender) => files.log(data, { kind: "log" }, known().container.logPath);
 
   /** Whoever thawed it by hand made it live on: then what was dumped is old. One that was killed lives on at the destination alone. */
   async function expectFrozen(): Promise<void> {
@@ -157,23 +124,16 @@ export function createOutgoing(
       async run(_plan, signal) {
         const data = await connect(signal);
         const { early } = await trees();
-        for (let pass = 0; pass < maxLivePasses; pass++) {
-          const startedAt = Date.now();
-          for (const tree of early) await sendTree(data, tree, { live: true, signal });
-          if (pass === 0) await sendLog(data);
-          await data.flush(limits.transferMs);
-          if (pass > 0 && Date.now() - startedAt < shortPassMs) break;
-        }
+        await sendLog(data);
+        await files.live(data, early, { flushMs: limits.transferMs, signal });
         await ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
         // Once more, so that what was written during all that doesn't fall into the freeze. A volume's own directory has
         // got owner, mode and time from the engine meanwhile, which takes it for new.
-        for (const tree of early) await sendTree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
+        for (const tree of early) await files.tree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
         await data.flush(limits.transferMs);
         const { container, forwarding } = known();
         if (forwarding) await makeWaitingPlace(forwarding.slot);
-        parts.facts.setImageDirectory(
-          await makeImageDirectory(parts.imageDirectories, plan.id, (await memoryBytes(container.pid)) + memorySlackBytes),
-        );
+        parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, await memoryBytes(container.pid)));
       },
       async discard() {
         const { forwarding } = known();
@@ -223,7 +183,7 @@ export function createOutgoing(
         timed(
           "files",
           (async () => {
-            for (const tree of [...early, ...late]) await sendTree(data, tree, { live: false, signal });
+            for (const tree of [...early, ...late]) await files.tree(data, tree, { live: false, signal });
           })(),
         ),
       ]);

@@ -9,5 +9,5 @@ process.exitCode = await run(process.argv.slice(2), {
   stdout,
   stderr,
   version: packageFile.version,
-  defaultSocket: process.env["UMS_SOCKET"] ?? "/run/ums/ums.sock",
+  environment: process.env,
 });

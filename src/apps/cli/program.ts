@@ -6,6 +6,7 @@ import { exitCodeHelp, exitCodeOfError, exitCodes } from "./exit-codes.ts";
 import { createTerminal } from "./terminal.ts";
 import type { Act, Session, Verb } from "./verb.ts";
 import { cancel } from "./verbs/cancel.ts";
+import { cluster } from "./verbs/cluster.ts";
 import { completion } from "./verbs/completion.ts";
 import { doctor } from "./verbs/doctor.ts";
 import { list } from "./verbs/list.ts";
@@ -19,7 +20,22 @@ import { sites } from "./verbs/sites.ts";
 import { status } from "./verbs/status.ts";
 import { watch } from "./verbs/watch.ts";
 
-const verbs: readonly Verb[] = [serve, pair, sites, list, plan, migrate, status, watch, cancel, release, resolve, doctor, completion];
+const verbs: readonly Verb[] = [
+  serve,
+  cluster,
+  pair,
+  sites,
+  list,
+  plan,
+  migrate,
+  status,
+  watch,
+  cancel,
+  release,
+  resolve,
+  doctor,
+  completion,
+];
 
 type Common = { json?: true; socket: string };
 
@@ -31,8 +47,8 @@ export async function run(
     stdout,
     stderr,
     version,
-    defaultSocket,
-  }: Pick<NodeJS.Process, "stdin" | "stdout" | "stderr"> & { version: string; defaultSocket: string },
+    environment,
+  }: Pick<NodeJS.Process, "stdin" | "stdout" | "stderr"> & { version: string; environment: NodeJS.ProcessEnv },
 ): Promise<number> {
   let code: number = exitCodes.ok;
   const program = new Command("ums")
@@ -53,6 +69,7 @@ export async function run(
       const session: Session = {
         terminal,
         client: createClient(socket),
+        environment,
         interrupted: interruption,
         readLine: async (question) => await askLine(question, stdin, stderr),
       };
@@ -70,7 +87,9 @@ export async function run(
 
   verbs.forEach((verb) => verb(program, act));
   for (const command of program.commands) {
-    command.option("--json", "print the result as one line of JSON").option("--socket <path>", "the socket of `ums serve`", defaultSocket);
+    command
+      .option("--json", "print the result as one line of JSON")
+      .option("--socket <path>", "the socket of `ums serve`", environment["UMS_SOCKET"] ?? "/run/ums/ums.sock");
   }
   try {
     await program.parseAsync(argv, { from: "user" });

@@ -5,6 +5,8 @@ import type { Terminal } from "./terminal.ts";
 /** What a verb works with. */
 export type Session = Readonly<{
   client: Client;
+  /** Of this process. */
+  environment: NodeJS.ProcessEnv;
   terminal: Terminal;
   /** Aborts at the first Ctrl-C, for verbs that wait. */
   interrupted(): AbortSignal;

@@ -12,6 +12,8 @@ export type Coordinator = Readonly<{
   migration(id: string): Migration;
   /** The migration now, then at each change, until it has ended. */
   watch(id: string, signal: AbortSignal): AsyncIterable<Migration>;
+  /** Yields at once, and whenever a migration may have changed. */
+  changes(signal: AbortSignal): AsyncIterable<void>;
   /** @throws UmsError TOO_LATE after the commit */
   cancel(id: string): Promise<Migration>;
   /** A person's word that the destination of a stuck migration never comes back. @throws UmsError NOT_STUCK */

@@ -1,5 +1,6 @@
 import { EventEmitter, on } from "node:events";
 import { UmsError } from "../../errors.ts";
+import { createChanges } from "./changes.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Migration } from "./schema.ts";
 
@@ -8,6 +9,7 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
   const calls: unknown[][] = [];
   const migrations = new Map<string, Migration>();
   const changes = new EventEmitter();
+  const any = createChanges();
 
   const find = (id: string) => {
     const found = migrations.get(id);
@@ -19,6 +21,7 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
     const migration = { ...newMigration(change.id), ...migrations.get(change.id), ...change };
     migrations.set(change.id, migration);
     changes.emit(change.id, migration);
+    any.tell();
     return migration;
   };
   const end = (id: string, phase: "Succeeded" | "RolledBack" | "Failed", more: Partial<Migration> = {}) =>
@@ -62,6 +65,7 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
         if (current.endedAt !== undefined) return;
       }
     },
+    changes: any.follow,
     async cancel(id) {
       calls.push(["cancel", id]);
       return end(find(id).id, "RolledBack", {

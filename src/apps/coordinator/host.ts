@@ -1,6 +1,7 @@
 /** The coordinator of a host with Podman: the engine, the approach, the journal and the peers put together. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
+import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
@@ -8,24 +9,25 @@ import { createOutgoing, type SourceFacts } from "../../approaches/container-lev
 import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/container-level/protocol.ts";
 import { startAgain } from "../../approaches/container-level/restart-policy.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
+import type { Tools } from "../../checkpoint/runc.ts";
 import type { Config } from "../../config.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
-import type { PortMapping } from "../../container-engines/spec.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
 import type { Phase } from "../../engine/progress.ts";
 import { createReport, type Report } from "../../engine/report.ts";
-import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
+import { codeOf, type ErrorCode, errorTable, UmsError } from "../../errors.ts";
 import type { Database, MigrationRecord } from "../../platforms/podman-host/database.ts";
-import { codeOf, openJournal } from "../../platforms/podman-host/journal.ts";
+import { openJournal } from "../../platforms/podman-host/journal.ts";
 import { destinationChecks } from "../../preflight/destination.ts";
 import { describeNeed } from "../../preflight/need.ts";
 import { serviceChecks } from "../../preflight/service.ts";
 import { siteChecks } from "../../preflight/site.ts";
-import { installForwarding, removeForwarding } from "../../traffic/forward.ts";
+import { type ForwardedPort, installForwarding, removeForwarding } from "../../traffic/forward.ts";
 import { parseAddress } from "../../trust/address.ts";
+import { withBreakpoint } from "../../breakpoint.ts";
 import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
-import { withBreakpoint } from "./breakpoint.ts";
+import { createChanges, watchMigration } from "./changes.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Migration, MigrationRequest, PlanReport, Refusal } from "./schema.ts";
 
@@ -64,20 +66,18 @@ export function createHostCoordinator({
   database: Database;
   log: Logger;
 }): HostCoordinator {
-  const tools = { runc: config.runcPath, criu: config.criuPath };
+  const tools: Tools = { runc: [config.runcPath], criu: config.criuPath };
   const marks = createMarks(path.join(config.stateDirectory, "held"));
   const workDirectory = path.join(config.stateDirectory, "work");
   const running = new Map<string, Running>();
   const queue: string[] = [];
   const peers = new Map<string, PeerClient>();
-  const watchers = new Set<() => void>();
+  const changes = createChanges();
   const stopping = new AbortController();
   const clock = () => performance.now();
   const milliseconds = (seconds: number) => seconds * 1000;
 
-  const changed = () => {
-    for (const wake of watchers) wake();
-  };
+  const changed = changes.tell;
   const ticker = setInterval(() => {
     if (running.size > 0) changed();
   }, tickMs);
@@ -122,7 +122,7 @@ export function createHostCoordinator({
       const facts = database.fact<SourceFacts>(migration, "source");
       return facts ? [{ migration, facts }] : [];
     });
-  const forwardedPorts = (): PortMapping[] => forwardings().flatMap(({ facts }) => facts.forwarding?.ports ?? []);
+  const forwardedPorts = (): ForwardedPort[] => forwardings().flatMap(({ facts }) => facts.forwarding?.ports ?? []);
 
   function takeSlot(): number {
     const open = [...database.forwards().map(({ migration }) => migration), ...database.unfinished().map(({ id }) => id)];
@@ -228,7 +228,7 @@ export function createHostCoordinator({
       plan,
       ...(file === undefined
         ? { source: outgoing.source, destination: outgoing.destination }
-        : withBreakpoint(outgoing, { file, reached })),
+        : withBreakpoint(outgoing, { wanted: () => readFile(file, "utf8").catch(() => ""), reached })),
       journal,
       clock,
       observe(progress: Parameters<typeof report.observe>[0]) {
@@ -441,27 +441,8 @@ export function createHostCoordinator({
     migrations: () => database.list().map(show),
     migration: (id) => show(mustExist(id)),
 
-    async *watch(id, signal) {
-      let last = "";
-      let wake: () => void = () => undefined;
-      const notify = () => wake();
-      watchers.add(notify);
-      signal.addEventListener("abort", notify);
-      try {
-        while (!signal.aborted) {
-          const news = new Promise<void>((resolve) => (wake = resolve));
-          const migration = show(mustExist(id));
-          const text = JSON.stringify(migration);
-          if (text !== last) yield migration;
-          last = text;
-          if (migration.endedAt !== undefined) return;
-          await news;
-        }
-      } finally {
-        watchers.delete(notify);
-        signal.removeEventListener("abort", notify);
-      }
-    },
+    watch: (id, signal) => watchMigration(changes, () => show(mustExist(id)), signal),
+    changes: changes.follow,
 
     async cancel(id) {
       const record = mustExist(id);

@@ -92,7 +92,7 @@ test("the original's POST /migrate waits for the end and answers with every key"
   expect(Object.keys(parts).sort()).toEqual([...overheadParts].sort());
   expect(parts).toMatchObject({ checkpoint: 0.02, checkpoint_files_transfer: 0.2, pre_checkpoint: null, load_image: null });
   expect(rest).toEqual({ creation: 0.3, checkpoint_and_transfer_total: 0.22, restoration: 0.1, total: 1.5 });
-  expect(a.calls).toEqual([["migrate", { name: "redis", to: "beta" }]]);
+  expect(a.calls).toEqual([["migrate", { name: "redis", namespace: "default", to: "beta" }]]);
 });
 
 test.each([
@@ -244,7 +244,7 @@ test("sites are paired, shown with whether they answer, and removed unless a mig
   expect(paired.body).toMatchObject({ name: "beta", fingerprint: b.trust.fingerprint, addresses: [b.address] });
   expect(await call(a, "POST", "/sites/pair", { address: b.address, code: offer.code })).toMatchObject({ status: 401 });
   expect((await call(a, "GET", "/sites")).body).toMatchObject([{ name: "beta", reachable: true }]);
-  b.trust.removePeer("alpha");
+  await b.trust.removePeer("alpha");
   expect((await call(a, "GET", "/sites")).body).toMatchObject([{ name: "beta", reachable: false }]);
   a.put({ id: "m0000001" });
   expect(await call(a, "DELETE", "/sites/beta")).toMatchObject({ status: 409, body: { code: "SITE_BUSY" } });

@@ -15,8 +15,8 @@ import { createPeerClient } from "../../trust/peer-client.ts";
 import type { Peer, Trust } from "../../trust/trust.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Metrics } from "./metrics.ts";
-import { originalApi } from "./original.ts";
-import { asUmsError, sendProblem, strictValidation } from "./problems.ts";
+import { originalApi, type OriginalSettings } from "./original.ts";
+import { asUmsError, sendProblem, strictValidation } from "../../server/problems.ts";
 import { Forward, Migration, MigrationId, MigrationRequest, PlanReport, Problem, Site, SiteName } from "./schema.ts";
 import { Check } from "../../preflight/check.ts";
 
@@ -28,6 +28,7 @@ export type LocalApiParts = Readonly<{
   addresses: readonly string[];
   metrics: Metrics;
   log: FastifyBaseLogger;
+  original?: OriginalSettings;
 }>;
 
 const closed = { additionalProperties: false } as const;
@@ -55,8 +56,24 @@ const problems = { "4xx": Problem, "5xx": Problem };
 
 /** Builds the API; {@link listenOnSocket} opens it. */
 export function createLocalApi(parts: LocalApiParts): FastifyInstance {
+  const { app, stopped } = createApi(parts.log);
+  app.register(swagger, { openapi: { openapi: "3.1.0", info: { title: "UMS", version: "1" } } });
+  app.register(originalApi({ original: { approach: "pind" }, ...parts, stopped }));
+  app.register(ownApi({ ...parts, stopped }));
+  return app;
+}
+
+/** The original's endpoints and nothing else, for whoever may not pair sites or end migrations. */
+export function createOriginalApi(parts: LocalApiParts & { original: OriginalSettings }): FastifyInstance {
+  const { app, stopped } = createApi(parts.log);
+  app.register(originalApi({ ...parts, stopped }));
+  return app;
+}
+
+/** @returns with it what aborts when it closes */
+function createApi(log: FastifyBaseLogger): { app: FastifyInstance; stopped: AbortSignal } {
   const app = fastify({
-    loggerInstance: parts.log,
+    loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyLimitBytes,
     ajv: strictValidation,
@@ -74,10 +91,7 @@ export function createLocalApi(parts: LocalApiParts): FastifyInstance {
   app.setNotFoundHandler((request, reply) =>
     sendProblem(new UmsError("BAD_REQUEST", `There is no ${request.method} ${request.url}.`), request, reply.code(404)),
   );
-  app.register(swagger, { openapi: { openapi: "3.1.0", info: { title: "UMS", version: "1" } } });
-  app.register(originalApi({ ...parts, stopped: stopping.signal }));
-  app.register(ownApi({ ...parts, stopped: stopping.signal }));
-  return app;
+  return { app, stopped: stopping.signal };
 }
 
 function ownApi({
@@ -168,8 +182,8 @@ function ownApi({
       async () =>
         await Promise.all(trust.peers().map(async (peer) => ({ ...asSite(peer), reachable: await answers(trust, peer.name, stopped) }))),
     );
-    app.post("/sites/pairing-code", { schema: { response: { 200: PairingCode } } }, () => ({
-      ...pairing.issueCode(),
+    app.post("/sites/pairing-code", { schema: { response: { 200: PairingCode } } }, async () => ({
+      ...(await pairing.issueCode()),
       site: trust.siteName,
       fingerprint: trust.fingerprint,
       addresses: [...addresses],
@@ -188,7 +202,7 @@ function ownApi({
           .migrations()
           .find((each) => each.endedAt === undefined && (each.source === name || each.destination === name));
         if (open) throw new UmsError("SITE_BUSY", `The migration ${open.id} with site “${name}” has not ended.`);
-        trust.removePeer(name);
+        await trust.removePeer(name);
         return await reply.code(204).send(null);
       },
     );

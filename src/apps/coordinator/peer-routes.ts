@@ -1,33 +1,39 @@
 /** The destination's half behind HTTP: what a paired site may ask, and nothing more. */
-import { Type } from "typebox";
-import type { Incoming } from "../../approaches/container-level/incoming.ts";
-import { Need } from "../../approaches/container-level/protocol.ts";
-import type { PeerApp } from "./peer-server.ts";
+import { type TSchema, Type } from "typebox";
+import type { PeerApp } from "../../server/peer-server.ts";
 import { MigrationId } from "./schema.ts";
 
 const params = Type.Object({ id: MigrationId }, { additionalProperties: false });
 type ById = { Params: { id: string } };
 
-export function registerPeerRoutes(app: PeerApp, incoming: Incoming): void {
+/** The destination's half of whatever kind of service; what it is asked for has been validated by the need's schema. */
+export type Arrivals<Need> = Readonly<{
+  check(need: Need, signal: AbortSignal): Promise<unknown>;
+  reserve(id: string, peer: string, need: Need): Promise<unknown>;
+  /** Named as in the path: `POST /peer/migrations/:id/NAME`. */
+  actions: Readonly<Record<string, (id: string, peer: string) => Promise<unknown>>>;
+  destroy(id: string, peer: string): Promise<unknown>;
+  state(id: string, peer: string): Promise<string> | string;
+}>;
+
+export function registerPeerRoutes<Need>(app: PeerApp, { arrivals, need }: { arrivals: Arrivals<Need>; need: TSchema }): void {
   const peerOf = (request: { peer: string | undefined }) => request.peer ?? ""; // the server lets nobody through without one
-  app.post<{ Body: Need }>("/peer/check", { schema: { body: Need } }, (request) =>
-    incoming.check(request.body, AbortSignal.timeout(120_000)),
+  app.post("/peer/check", { schema: { body: need } }, (request) => arrivals.check(request.body as Need, AbortSignal.timeout(120_000)));
+  app.put<ById>("/peer/migrations/:id", { schema: { params, body: need } }, (request) =>
+    arrivals.reserve(request.params.id, peerOf(request), request.body as Need),
   );
-  app.put<ById & { Body: Need }>("/peer/migrations/:id", { schema: { params, body: Need } }, (request) =>
-    incoming.reserve(request.params.id, peerOf(request), request.body),
-  );
-  app.get<ById>("/peer/migrations/:id", { schema: { params } }, (request) => ({
-    state: incoming.state(request.params.id, peerOf(request)),
+  app.get<ById>("/peer/migrations/:id", { schema: { params } }, async (request) => ({
+    state: await arrivals.state(request.params.id, peerOf(request)),
   }));
-  const actions = { image: "loadImage", create: "create", arm: "arm", restore: "restore", commit: "commit" } as const;
-  for (const [name, action] of Object.entries(actions)) {
-    app.post<ById>(`/peer/migrations/:id/${name}`, { schema: { params } }, async (request) => {
-      await incoming[action](request.params.id, peerOf(request));
-      return {};
-    });
+  for (const [name, action] of Object.entries(arrivals.actions)) {
+    app.post<ById>(
+      `/peer/migrations/:id/${name}`,
+      { schema: { params } },
+      async (request) => (await action(request.params.id, peerOf(request))) ?? {},
+    );
   }
   app.delete<ById>("/peer/migrations/:id", { schema: { params } }, async (request) => {
-    await incoming.destroy(request.params.id, peerOf(request));
+    await arrivals.destroy(request.params.id, peerOf(request));
     return {};
   });
 }

@@ -2,12 +2,14 @@ import { once } from "node:events";
 import { connect as connectPlain, createServer as createPlainServer, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, createServer, type TLSSocket } from "node:tls";
+import fastify, { type FastifyInstance } from "fastify";
 import { expect, onTestFinished, test } from "vitest";
 import { UmsError } from "../../errors.ts";
+import { openTrustFiles } from "../../trust/files.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
 import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "../../trust/trust.ts";
-import { createPeerServer, type DataConnection, listenForPeers, type PeerApp } from "./peer-server.ts";
+import { createPeerServer, type DataConnection, listenForPeers, type PeerApp, type People } from "../../server/peer-server.ts";
 import { pair, startSite, type TestSite } from "./site-for-tests.ts";
 
 const signal = () => AbortSignal.timeout(5_000);
@@ -27,7 +29,7 @@ async function raw(site: { port: number }, trust: Trust, text: string, options =
 const get = (path: string, more = "") => `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n${more}\r\n`;
 
 async function stranger(): Promise<Trust> {
-  const trust = await openTrust(temporaryDirectory(), "stranger");
+  const trust = await openTrust(openTrustFiles(temporaryDirectory()), "stranger");
   onTestFinished(() => trust.close());
   return trust;
 }
@@ -59,7 +61,7 @@ test("two sites pair by a code; each knows the other's authority and address", a
 
 test("a wrong code is refused, and five wrong tries void the right one", async () => {
   const [a, b] = [await startSite("alpha"), await startSite("beta")];
-  const { code } = b.pairing.issueCode();
+  const { code } = await b.pairing.issueCode();
   const wrong = code.startsWith("0") ? `1${code.slice(1)}` : `0${code.slice(1)}`;
   const attempt = (tried: string) => a.pairing.pairWith({ address: b.address, code: tried, signal: signal() });
   for (let i = 0; i < 5; i++) await expect(attempt(wrong)).rejects.toThrow(coded("PAIRING_REFUSED"));
@@ -70,7 +72,7 @@ test("a wrong code is refused, and five wrong tries void the right one", async (
 
 test("four wrong tries leave the code good; it may be typed in small letters and without hyphens", async () => {
   const [a, b] = [await startSite("alpha"), await startSite("beta")];
-  const { code } = b.pairing.issueCode();
+  const { code } = await b.pairing.issueCode();
   const wrong = code.startsWith("0") ? `1${code.slice(1)}` : `0${code.slice(1)}`;
   for (let i = 0; i < 4; i++) {
     await expect(a.pairing.pairWith({ address: b.address, code: wrong, signal: signal() })).rejects.toThrow();
@@ -82,12 +84,12 @@ test("four wrong tries leave the code good; it may be typed in small letters and
 test("a code is good once, for ten minutes, and only until the next one", async () => {
   let later = 0;
   const [a, b, c] = [await startSite("alpha"), await startSite("beta", { now: () => Date.now() + later }), await startSite("gamma")];
-  const { code } = b.pairing.issueCode();
+  const { code } = await b.pairing.issueCode();
   await a.pairing.pairWith({ address: b.address, code, signal: signal() });
   const attempt = (tried: string) => c.pairing.pairWith({ address: b.address, code: tried, signal: signal() });
   await expect(attempt(code)).rejects.toThrow(coded("PAIRING_REFUSED"));
-  const replaced = b.pairing.issueCode();
-  const old = b.pairing.issueCode();
+  const replaced = await b.pairing.issueCode();
+  const old = await b.pairing.issueCode();
   await expect(attempt(replaced.code)).rejects.toThrow(coded("PAIRING_REFUSED"));
   later = 10 * 60_000;
   await expect(attempt(old.code)).rejects.toThrow(coded("PAIRING_REFUSED"));
@@ -97,7 +99,7 @@ test("a code is good once, for ten minutes, and only until the next one", async 
 test("a man in the middle with a certificate of his own gets nothing", async () => {
   const [a, b] = [await startSite("alpha"), await startSite("beta")];
   // He calls himself as the victim is called, and passes every byte on.
-  const mallory = await openTrust(temporaryDirectory(), "beta");
+  const mallory = await openTrust(openTrustFiles(temporaryDirectory()), "beta");
   onTestFinished(() => mallory.close());
   const proxy = createServer(mallory.serverOptions(), (inner) => {
     const outer = connect({ ...mallory.pairingOptions(), host: "127.0.0.1", port: b.port });
@@ -108,14 +110,14 @@ test("a man in the middle with a certificate of his own gets nothing", async () 
   onTestFinished(() => void proxy.close());
   await new Promise<void>((done) => proxy.listen(0, "127.0.0.1", done));
   const address = `127.0.0.1:${(proxy.address() as AddressInfo).port}`;
-  const { code } = b.pairing.issueCode();
+  const { code } = await b.pairing.issueCode();
   await expect(a.pairing.pairWith({ address, code, signal: signal() })).rejects.toThrow(coded("PAIRING_REFUSED"));
   expect([...a.trust.peers(), ...b.trust.peers()]).toEqual([]);
 });
 
 test("an impostor who accepts any code is found out", async () => {
   const a = await startSite("alpha");
-  const mallory = await openTrust(temporaryDirectory(), "beta");
+  const mallory = await openTrust(openTrustFiles(temporaryDirectory()), "beta");
   onTestFinished(() => mallory.close());
   const body = JSON.stringify({
     name: "beta",
@@ -131,7 +133,7 @@ test("an impostor who accepts any code is found out", async () => {
   onTestFinished(() => void impostor.close());
   await new Promise<void>((done) => impostor.listen(0, "127.0.0.1", done));
   const address = `127.0.0.1:${(impostor.address() as AddressInfo).port}`;
-  const { code } = a.pairing.issueCode();
+  const { code } = await a.pairing.issueCode();
   await expect(a.pairing.pairWith({ address, code, signal: signal() })).rejects.toThrow(coded("PAIRING_REFUSED"));
   expect(a.trust.peers()).toEqual([]);
 });
@@ -150,7 +152,7 @@ test("a site does not pair with itself, nor with another of a name that is taken
 
 test("nothing at the address, or nothing of UMS there, is said so", async () => {
   const a = await startSite("alpha");
-  const { code } = a.pairing.issueCode();
+  const { code } = await a.pairing.issueCode();
   await expect(a.pairing.pairWith({ address: "127.0.0.1:1", code, signal: signal() })).rejects.toThrow(coded("SITE_UNREACHABLE"));
   const silent = createPlainServer();
   onTestFinished(() => void silent.close());
@@ -198,7 +200,7 @@ test("a peer that was removed is refused at once, on the connection that it has 
   const slowRefused = expect(slow).rejects.toThrow(coded("NOT_AUTHORISED"));
   await sleep(50);
   const closed = once(open, "close");
-  b.trust.removePeer("alpha");
+  await b.trust.removePeer("alpha");
   await Promise.all([closed, slowRefused]);
   expect(data?.destroyed).toBe(true);
   await expect(caller.request({ method: "GET", path: "/peer/who" })).rejects.toThrow(coded("NOT_AUTHORISED"));
@@ -243,9 +245,9 @@ test("a peer's addresses are tried in turn, and one where another site answers i
   ];
   await pair(a, b);
   await pair(a, c);
-  a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: ["127.0.0.1:1", c.address, b.address] });
+  await a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: ["127.0.0.1:1", c.address, b.address] });
   expect(await client(a, "beta").request({ method: "GET", path: "/peer/healthcheck" })).toEqual({ site: "beta" });
-  a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: [c.address] });
+  await a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: [c.address] });
   await expect(client(a, "beta").request({ method: "GET", path: "/peer/healthcheck" })).rejects.toThrow(coded("SITE_UNREACHABLE"));
 });
 
@@ -265,7 +267,7 @@ test("a data connection carries bytes both ways, with its peer and migration nam
   socket.end(Buffer.alloc(size, 1));
   await once(socket, "close");
   expect(received).toBe(size);
-  expect(seen).toEqual([{ peer: "alpha", migrationId: "m0000001", url: "/peer/migrations/m0000001/data" }]);
+  expect(seen).toMatchObject([{ peer: "alpha", self: false, migrationId: "m0000001", url: "/peer/migrations/m0000001/data" }]);
   const refused = client(a, "beta").openData({ migrationId: "..%2f..", signal: signal() });
   await expect(refused).rejects.toThrow(coded("BAD_REQUEST"));
 });
@@ -329,4 +331,67 @@ test("closing the server ends idle, waiting and data connections at once", async
   await b.peerServer.close();
   await Promise.all([closed, waiting]);
   expect(Date.now() - started).toBeLessThan(1_000);
+});
+
+/** What a coordinator answers people with. */
+function answering(): FastifyInstance {
+  const app = fastify();
+  app.get("/", () => "hello");
+  app.get("/slow", async () => await sleep(900, "slowly"));
+  app.post("/length", { bodyLimit: 20_000_000 }, (request) => String(JSON.stringify(request.body).length));
+  onTestFinished(async () => await app.close());
+  return app;
+}
+
+/** An HTTP request without TLS. @returns undefined where the connection ends without an answer */
+async function plain({ port }: { port: number }, path: string, body?: string): Promise<string | undefined> {
+  const headers = body === undefined ? {} : { "content-type": "application/json" };
+  const init = { method: body === undefined ? "GET" : "POST", headers, ...(body === undefined ? {} : { body }) };
+  const answer = await fetch(`http://127.0.0.1:${port}${path}`, init).catch(() => undefined);
+  return await answer?.text();
+}
+
+test("plain HTTP gets no answer, unless that was asked for: then TLS and sites go on as before beside it", async () => {
+  const [a, c] = [await startSite("alpha"), await startSite("gamma")];
+  expect(await plain(c, "/")).toBeUndefined();
+
+  const unsafeHttp = answering();
+  await unsafeHttp.ready();
+  const limits = { strangers: 4, strangersByAddress: 4, handshakeMs: 300, strangerMs: 600 };
+  const b = await startSite("beta", { registerPeerRoutes: echo, unsafeHttp, limits });
+  expect(await plain(b, "/")).toBe("hello");
+  expect(await plain(b, "/peer/who")).not.toContain("alpha");
+  // Neither the bounds for strangers nor the first byte's detour touch a longer request.
+  expect(await plain(b, "/slow")).toBe("slowly");
+  expect(await plain(b, "/length", JSON.stringify("x".repeat(5_000_000)))).toBe("5000002");
+  await pair(a, b);
+  expect(await client(a, "beta").request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+  expect(await raw(b, await stranger(), get("/peer/who"))).toMatch(/^HTTP\/1.1 401 /);
+  const silent = connectPlain(b.port, "127.0.0.1");
+  silent.on("error", () => undefined).resume();
+  await once(silent, "close");
+  const idle = connectPlain(b.port, "127.0.0.1");
+  idle.on("error", () => undefined).resume();
+  idle.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  await once(idle, "data");
+  const closing = once(idle, "close");
+  await b.peerServer.close();
+  await closing;
+});
+
+test("a person who is admitted is answered however long it takes, and one who isn't gets nowhere", async () => {
+  const api = answering();
+  await api.ready();
+  const people: People = {
+    async admit({ headers }) {
+      if (headers.authorization !== "Bearer good") throw new UmsError("NOT_AUTHORISED", "Who?");
+    },
+    answer: (request, reply) => api.routing(request.raw, reply.raw),
+  };
+  const limits = { strangers: 4, strangersByAddress: 4, handshakeMs: 300, strangerMs: 600 };
+  const a = await startSite("alpha", { registerPeerRoutes: echo, people, limits });
+  const eve = await stranger();
+  expect(await raw(a, eve, get("/slow", "Authorization: Bearer good\r\n"))).toMatch(/^HTTP\/1.1 200 [^]*slowly$/);
+  expect(await raw(a, eve, get("/slow", "Authorization: Bearer bad\r\n"))).toMatch(/^HTTP\/1.1 401 /);
+  expect(await raw(a, eve, get("/peer/who", "Authorization: Bearer good\r\n"))).toMatch(/^HTTP\/1.1 401 /);
 });

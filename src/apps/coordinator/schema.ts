@@ -1,7 +1,7 @@
 /** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
 import { type Static, Type } from "typebox";
 import { phases } from "../../engine/progress.ts";
-import { migrationIdPattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
+import { migrationIdPattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
 const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
@@ -10,12 +10,21 @@ export const MigrationId = Type.String({ pattern: migrationIdPattern });
 /** An absolute path without `..`. */
 const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 
+const Namespace = Type.String({
+  pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+  description: "The pod's namespace in a cluster; default: default",
+});
+
+/** A site's name or address, a node's name. */
+const destinationPattern = "^[a-zA-Z0-9.:\\[\\]-]+$";
+
 const closed = { additionalProperties: false } as const;
 
 /** Body of `POST /migrations` and `POST /plan`. */
 export const MigrationRequest = Type.Object(
   {
     name: ServiceName,
+    namespace: Type.Optional(Namespace),
     to: SiteName,
     bindMounts: Type.Optional(
       Type.Array(AbsolutePath, {
@@ -32,14 +41,33 @@ export type MigrationRequest = Static<typeof MigrationRequest>;
 export const MigrateRequest = Type.Object(
   {
     name: ServiceName,
-    namespace: Type.Optional(Type.String({ maxLength: 253 })),
-    destinationUrl: Type.String({ minLength: 1, maxLength: 300, pattern: "^[a-zA-Z0-9.:\\[\\]-]+$" }),
+    // A host has none, and takes an empty one.
+    namespace: Type.Optional(Type.Union([Type.Literal(""), Namespace])),
+    destinationUrl: Type.String({ minLength: 1, maxLength: 300, pattern: destinationPattern }),
     keep: Type.Optional(Type.String({ maxLength: 5 })),
     redirect: Type.Optional(Type.String({ maxLength: 2000 })),
   },
   closed,
 );
 export type MigrateRequest = Static<typeof MigrateRequest>;
+
+const PodName = Type.String({ pattern: podNamePattern });
+/** Body of the original's `POST /Podmigrations`. */
+export const PodmigrationRequest = Type.Object(
+  {
+    name: PodName,
+    namespace: Type.Optional(Namespace),
+    action: Type.Enum(["checkpoint", "restore", "live-migration"]),
+    sourcePod: Type.Optional(PodName),
+    destHost: Type.Optional(Type.String({ maxLength: 300, pattern: destinationPattern })),
+    replicas: Type.Optional(Type.Integer({ minimum: 0, maximum: 1000 })),
+    snapshotPath: Type.Optional(AbsolutePath),
+    selector: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+    template: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+  },
+  closed,
+);
+export type PodmigrationRequest = Static<typeof PodmigrationRequest>;
 
 export const Refusal = Type.Object(
   { code: Type.String(), site: Type.String(), detail: Type.String(), cause: Type.String(), cure: Type.String() },
@@ -71,6 +99,7 @@ export const Migration = Type.Object(
     id: MigrationId,
     role: Type.Union([Type.Literal("source"), Type.Literal("destination")]),
     service: Type.String(),
+    namespace: Type.Optional(Namespace),
     source: Type.String(),
     destination: Type.String(),
     phase: Type.Enum([...phases]),
@@ -86,6 +115,8 @@ export const Migration = Type.Object(
     phases: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by phase; `remainder` is what none explains" }),
     steps: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by step" }),
     error: Type.Optional(Problem),
+    /** In a cluster, once it has moved. */
+    destinationPod: Type.Optional(Type.Unknown()),
   },
   closed,
 );

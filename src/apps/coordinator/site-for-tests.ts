@@ -2,15 +2,16 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { pino } from "pino";
 import { onTestFinished } from "vitest";
+import { openTrustFiles } from "../../trust/files.ts";
 import { createPairing, type Pairing } from "../../trust/pairing.ts";
 import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { openTrust, type Trust } from "../../trust/trust.ts";
 import { createFakeCoordinator } from "./fake-coordinator.ts";
 import { createLocalApi, listenOnSocket } from "./http.ts";
 import { createMetrics } from "./metrics.ts";
-import { createPeerServer, listenForPeers, type PeerApp, type PeerServerParts } from "./peer-server.ts";
+import { createPeerServer, listenForPeers, type PeerApp, type PeerServerParts } from "../../server/peer-server.ts";
 
-type Options = Partial<Pick<PeerServerParts, "registerPeerRoutes" | "onData" | "limits">> & {
+type Options = Partial<Pick<PeerServerParts, "registerPeerRoutes" | "onData" | "limits" | "people" | "unsafeHttp">> & {
   now?: () => number;
   fake?: ReturnType<typeof createFakeCoordinator>;
 };
@@ -19,7 +20,7 @@ type Options = Partial<Pick<PeerServerParts, "registerPeerRoutes" | "onData" | "
 export async function startSite(name: string, { now = Date.now, fake = createFakeCoordinator(), ...peerParts }: Options = {}) {
   const log = pino({ level: "silent" });
   const directory = temporaryDirectory();
-  const trust: Trust = await openTrust(directory, name);
+  const trust: Trust = await openTrust(openTrustFiles(directory), name);
   // The port is known only once the server listens.
   const latePairing: Pairing = {
     issueCode: () => pairing.issueCode(),
@@ -59,6 +60,6 @@ export type TestSite = Awaited<ReturnType<typeof startSite>>;
 
 /** Pairs two sites by a code, as people do. */
 export async function pair(caller: TestSite, answerer: TestSite): Promise<void> {
-  const { code } = answerer.pairing.issueCode();
+  const { code } = await answerer.pairing.issueCode();
   await caller.pairing.pairWith({ address: answerer.address, code, signal: AbortSignal.timeout(5_000) });
 }

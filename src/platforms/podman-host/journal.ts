@@ -1,5 +1,5 @@
 import type { Journal } from "../../engine/ports.ts";
-import { type ErrorCode, UmsError } from "../../errors.ts";
+import { codeOf, type ErrorCode, UmsError } from "../../errors.ts";
 import type { Database } from "./database.ts";
 
 /**
@@ -51,23 +51,4 @@ export function openJournal({ connection: { sqlite, write } }: Database, migrati
       failure = cause;
     },
   };
-}
-
-/** The code in the error table under which a failure is shown. */
-export function codeOf(error: Error): ErrorCode {
-  if (error instanceof UmsError) return error.code;
-  switch (error.name) {
-    case "Interrupted":
-      return "INTERRUPTED";
-    case "TimeoutError":
-      return "TIMED_OUT";
-    case "AbortError":
-      return "CANCELLED";
-    case "CopyIsGone":
-      return "PEER_FAILED";
-    case "DestinationIsGone":
-      return "SITE_UNREACHABLE";
-    default:
-      return "INTERNAL";
-  }
 }

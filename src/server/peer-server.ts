@@ -1,20 +1,22 @@
 /** The server for other sites: TLS 1.3, where only a paired site gets further than the health check. */
-import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
+import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import type { IncomingMessage } from "node:http";
 import type { Server } from "node:https";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
-import { UmsError } from "../../errors.ts";
-import { migrationIdPattern } from "../../names.ts";
-import { type Pairing, PairRequest } from "../../trust/pairing.ts";
-import type { Trust } from "../../trust/trust.ts";
+import { UmsError } from "../errors.ts";
+import { migrationIdPattern } from "../names.ts";
+import { type Pairing, PairRequest } from "../trust/pairing.ts";
+import type { Trust } from "../trust/trust.ts";
 import { sendProblem, strictValidation } from "./problems.ts";
 
 declare module "fastify" {
   interface FastifyRequest {
     /** The paired site that calls; undefined on a stranger's connection, which gets to no route under `/peer`. */
     peer: string | undefined;
+    /** Whether another part of this very site calls. */
+    self: boolean;
   }
 }
 
@@ -22,13 +24,36 @@ declare module "fastify" {
 export type PeerApp = FastifyInstance<Server>;
 
 /** Who opened a data connection, and for which migration. That the migration is theirs is the receiver's to check. */
-export type DataConnection = Readonly<{ peer: string; migrationId: string; url: string }>;
+export type DataConnection = Readonly<{
+  peer: string;
+  /** Opened by another part of this very site. */
+  self: boolean;
+  migrationId: string;
+  url: string;
+  headers: Readonly<Record<string, string | undefined>>;
+}>;
+
+/** What answers callers that are neither a site nor a part of this one. */
+export type People = Readonly<{
+  /** @throws UmsError NOT_AUTHORISED, NOT_ALLOWED */
+  admit(request: FastifyRequest): Promise<void>;
+  /** Answers, in place of this server, a request that was admitted. */
+  answer(request: FastifyRequest, reply: FastifyReply): void;
+}>;
 
 export type PeerServerParts = Readonly<{
   trust: Trust;
   pairing: Pairing;
   /** Adds routes under `/peer/`; their requests have {@link FastifyRequest.peer}. */
   registerPeerRoutes(app: PeerApp): void | Promise<void>;
+  /** Adds routes under `/node/`, for other parts of this very site alone. */
+  registerOwnRoutes?(app: PeerApp): void | Promise<void>;
+  people?: People;
+  /**
+   * Answers whoever speaks plain HTTP on the same port, and nobody asks who that is. Without it, such connections end.
+   * Unsafe: docs/kubernetes.md, UNSAFE_HTTP.
+   */
+  unsafeHttp?: FastifyInstance;
   /** Gets each data connection after `101` has been answered on it, and owns it from then on. */
   onData(socket: TLSSocket, head: Buffer, connection: DataConnection): void;
   log: FastifyBaseLogger;
@@ -46,7 +71,17 @@ const openToStrangers = new Set(["GET /healthcheck", "POST /pair"]);
 const dataPath = new RegExp(`^/peer/migrations/(${migrationIdPattern.slice(1, -1)})/data$`);
 
 /** Builds the server; {@link listenForPeers} opens it, `app.close()` ends every connection, data connections too. */
-export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, log, limits = {} }: PeerServerParts): PeerApp {
+export function createPeerServer({
+  trust,
+  pairing,
+  registerPeerRoutes,
+  registerOwnRoutes,
+  people,
+  unsafeHttp,
+  onData,
+  log,
+  limits = {},
+}: PeerServerParts): PeerApp {
   const bounds = { ...defaultLimits, ...limits };
   const app = fastify({
     https: { ...trust.serverOptions(), handshakeTimeout: bounds.handshakeMs, headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
@@ -59,7 +94,9 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
     exposeHeadRoutes: false,
     ajv: strictValidation,
   }) as unknown as PeerApp;
+  if (unsafeHttp) divertPlainHttp(app.server, unsafeHttp);
   const connections = guardConnections(app.server, trust, bounds, log);
+  unsafeHttp?.server.on("connection", connections.vouchFor);
 
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setErrorHandler(sendProblem);
@@ -67,29 +104,43 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
     sendProblem(new UmsError("BAD_REQUEST", `There is no ${request.method} ${request.url}.`), request, reply.code(404)),
   );
   app.decorateRequest("peer", undefined);
+  app.decorateRequest("self", false);
   // Judged anew at each request: a site that was removed loses its open connections' rights at once.
-  app.addHook("onRequest", (request, reply, next) => {
-    request.peer = trust.identify(request.raw.socket as TLSSocket);
-    if (request.peer === undefined && !openToStrangers.has(`${request.method} ${request.routeOptions.url ?? ""}`)) {
-      reply.header("connection", "close");
-      next(new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
-      return;
+  app.addHook("onRequest", async (request, reply) => {
+    const socket = request.raw.socket as TLSSocket;
+    const route = request.routeOptions.url ?? "";
+    if (route.startsWith("/node/")) {
+      request.self = trust.identifySelf(socket);
+      if (request.self) return;
+    } else {
+      request.peer = trust.identify(socket);
+      if (request.peer !== undefined || openToStrangers.has(`${request.method} ${route}`)) return;
+      if (people && !route.startsWith("/peer/")) {
+        await people.admit(request);
+        connections.vouchFor(socket);
+        reply.hijack();
+        people.answer(request, reply);
+        return;
+      }
     }
-    next();
+    reply.header("connection", "close");
+    throw new UmsError("NOT_AUTHORISED", "This site does not know the caller.");
   });
   app.get("/healthcheck", (_request, reply) => reply.type("text/plain").send("OK"));
   app.get("/peer/healthcheck", () => ({ site: trust.siteName }));
-  app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, (request, reply) => {
-    const answer = pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
+  app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, async (request, reply) => {
+    const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
     log.info({ site: (request.body as PairRequest).name }, "paired with a site");
     return reply.header("connection", "close").send(answer);
   });
   app.register(async (scope) => await registerPeerRoutes(scope as unknown as PeerApp));
+  if (registerOwnRoutes) app.register(async (scope) => await registerOwnRoutes(scope as unknown as PeerApp));
 
   app.server.on("upgrade", (request: IncomingMessage, duplex: Duplex, head: Buffer) => {
     const socket = duplex as TLSSocket;
     socket.on("error", (error) => log.debug({ err: error }, "a data connection broke"));
-    const peer = trust.identify(socket);
+    const self = trust.identifySelf(socket);
+    const peer = self ? trust.siteName : trust.identify(socket);
     const url = request.url ?? "";
     const migrationId = dataPath.exec(url)?.[1];
     if (peer === undefined) return refuseUpgrade(socket, 401, new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
@@ -99,7 +150,7 @@ export function createPeerServer({ trust, pairing, registerPeerRoutes, onData, l
     socket.setTimeout(0);
     socket.setNoDelay(true);
     socket.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ums-data\r\n\r\n");
-    onData(socket, head, { peer, migrationId, url });
+    onData(socket, head, { peer, self, migrationId, url, headers: request.headers as Record<string, string | undefined> });
   });
 
   const stopFollowing = trust.onChange(() => {
@@ -136,11 +187,27 @@ function refuseUpgrade(socket: TLSSocket, status: 401 | 404, { code, message, cu
   socket.end([`HTTP/1.1 ${status} ${status === 401 ? "Unauthorized" : "Not Found"}`, ...headers, "", body].join("\r\n"));
 }
 
+/** Tells TLS, whose first byte is 0x16 (RFC 8446, 5.1), from plain HTTP, which goes to the other server. */
+function divertPlainHttp(server: Server, plain: FastifyInstance): void {
+  const takeTls = server.listeners("connection");
+  server.removeAllListeners("connection");
+  server.on("connection", (socket: Socket) => {
+    socket.once("readable", () => {
+      const first = socket.read() as Buffer | null;
+      if (first === null) return void socket.destroy(); // it ended
+      socket.unshift(first);
+      if (first[0] === 0x16) for (const take of takeTls) take.call(server, socket);
+      else plain.server.emit("connection", socket);
+    });
+  });
+}
+
 /** Bounds what strangers' connections take up, and knows the peers' ones, to end them when a peer is removed. */
 function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits, log: FastifyBaseLogger) {
   const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
   const peers = new Set<TLSSocket>();
   const all = new Set<Socket>();
+  const isKnown = (socket: TLSSocket) => trust.identify(socket) !== undefined || trust.identifySelf(socket);
   let closing = false;
   const forget = (raw: Socket) => {
     clearTimeout(strangers.get(raw)?.timer);
@@ -164,12 +231,15 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
     const timer = setTimeout(() => raw.destroy(), limits.strangerMs);
     strangers.set(raw, { address, timer });
   });
-  server.on("secureConnection", (socket: TLSSocket) => {
-    if (trust.identify(socket) === undefined) return;
-    peers.add(socket);
-    socket.on("close", () => peers.delete(socket));
+  const vouchFor = (socket: Socket) => {
     const raw = [...strangers.keys()].find((each) => each.remotePort === socket.remotePort && each.remoteAddress === socket.remoteAddress);
     if (raw) forget(raw);
+  };
+  server.on("secureConnection", (socket: TLSSocket) => {
+    if (!isKnown(socket)) return;
+    peers.add(socket);
+    socket.on("close", () => peers.delete(socket));
+    vouchFor(socket);
   });
   server.on("tlsClientError", (error, socket) => {
     log.debug({ err: error, address: socket.remoteAddress }, "a TLS handshake failed");
@@ -177,7 +247,9 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
   });
 
   return {
-    dropUnknown: () => [...peers].filter((socket) => trust.identify(socket) === undefined).forEach((socket) => socket.destroy()),
+    /** The connection is no stranger's any more: it may last. */
+    vouchFor,
+    dropUnknown: () => [...peers].filter((socket) => !isKnown(socket)).forEach((socket) => socket.destroy()),
     close() {
       closing = true;
       [...peers, ...all].forEach((socket) => socket.destroy());

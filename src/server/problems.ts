@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger, FastifyError, FastifyReply, FastifyRequest } from "fastify";
-import { errorTable, UmsError } from "../../errors.ts";
+import { errorTable, UmsError } from "../errors.ts";
 
 /** Turns whatever a handler threw into an error of the table; what nobody foresaw goes to the log and is not shown. */
 export function asUmsError(error: unknown, log: FastifyBaseLogger): UmsError {

@@ -1,10 +1,10 @@
 /**
- * For tests of what happens when something dies at a certain moment: while the configured file holds `STEP before` or
- * `STEP after`, a migration that comes to this moment waits. The steps have the names that reports give them.
+ * For tests of what happens when something dies at a certain moment: while `wanted` tells `STEP before` or `STEP after`, a
+ * migration that comes to this moment waits; `STEP after 2000` ends after so many milliseconds by itself. The steps have
+ * the names that reports give them.
  */
-import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Destination, Source } from "../../engine/ports.ts";
+import type { Destination, Source } from "./engine/ports.ts";
 
 type Sides = Readonly<{ source: Source; destination: Destination }>;
 
@@ -14,13 +14,16 @@ const longestMs = 600_000;
 /** Both sides of a migration, with the breakpoint around each of their actions. */
 export function withBreakpoint(
   { source, destination }: Sides,
-  { file, reached }: { file: string; reached: (step: string, moment: string) => void },
+  { wanted, reached }: { wanted: () => Promise<string>; reached: (step: string, moment: string) => void },
 ): Sides {
   async function stop(step: string, moment: "before" | "after", signal: AbortSignal | undefined): Promise<void> {
-    const isSet = async () => (await readFile(file, "utf8").catch(() => "")).trim() === `${step} ${moment}`;
-    if (!(await isSet())) return;
+    const limitMs = async () => {
+      const [at, when, forMs = String(longestMs)] = (await wanted()).trim().split(" ");
+      return at === step && when === moment ? Number(forMs) : 0;
+    };
+    if ((await limitMs()) === 0) return;
     reached(step, moment);
-    for (const until = Date.now() + longestMs; Date.now() < until && (await isSet()); await sleep(pollMs)) signal?.throwIfAborted();
+    for (const since = Date.now(); Date.now() - since < (await limitMs()); await sleep(pollMs)) signal?.throwIfAborted();
   }
   const around =
     <Args extends readonly unknown[]>(step: string, action: (...args: Args) => Promise<void>) =>

@@ -1,0 +1,48 @@
+/**
+ * `npm run bench:kubernetes`: a Redis pod from one cluster to another by UMS and by the kubelet's own way (its checkpoint
+ * API, an image of the checkpoint, a pod from that), and a Redis container from host to host, in turn, in one run: the
+ * machine is noisy, so only ratios within a run count. Writes bench/out/kubernetes.json and kubernetes.svg.
+ * `--rounds N --memory 16,256 --subjects ums,kubelet,host`
+ */
+import { parseArgs } from "node:util";
+import { createClusterSites } from "../e2e/cluster-sites.ts";
+import { redisImage } from "../e2e/redis-pod.ts";
+import { createSites } from "../e2e/sites.ts";
+import { setUp } from "../setup/setup.ts";
+import { byKubelet, byUms } from "./cluster-subjects.ts";
+import { printSteps, publish, type Result } from "./result.ts";
+import { type Measured, subjects as hostSubjects } from "./subjects.ts";
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "5" },
+    memory: { type: "string", default: "16,256,1024" },
+    subjects: { type: "string", default: "ums,kubelet,host" },
+  },
+});
+
+await setUp();
+await using clusters = await createClusterSites({ images: [await redisImage()] });
+await using hosts = await createSites();
+const subjects: Readonly<Record<string, (memoryMiB: number) => Promise<Measured>>> = {
+  ums: (memoryMiB) => byUms(clusters, memoryMiB),
+  kubelet: (memoryMiB) => byKubelet(clusters, memoryMiB),
+  host: (memoryMiB) => hostSubjects.ums(hosts, memoryMiB),
+};
+
+const results: Result[] = [];
+for (const memoryMiB of values.memory.split(",").map(Number)) {
+  const rows = values.subjects.split(",").map((name) => ({ name, memoryMiB, link: "unshaped", measured: [] as Measured[] }));
+  results.push(...rows);
+  for (let round = 1; round <= Number(values.rounds); round++) {
+    for (const { name, measured } of rows) {
+      const subject = subjects[name];
+      if (!subject) throw new Error(`There is no subject ${name}.`);
+      const one = await subject(memoryMiB);
+      measured.push(one);
+      console.error(`${memoryMiB} MiB round ${round} ${name}: ${Math.round(one.downtimeMs)} ms down, ${Math.round(one.totalMs)} ms in all`);
+    }
+  }
+}
+await publish("kubernetes", results, { against: ["host", "kubelet"] });
+printSteps(results.filter(({ name }) => name !== "kubelet"));

@@ -1,0 +1,108 @@
+/** Two clusters that are paired sites: UMS in each of them by `kubectl apply` of its manifests, and nothing else. */
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { dump, loadAll } from "js-yaml";
+import type { Migration } from "../src/apps/coordinator/schema.ts";
+import { containerImages } from "../setup/container-images.ts";
+import { type Cluster, type Clusters, type ClustersOptions, createClusters } from "./clusters.ts";
+
+const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
+/** In the order in which docs/kubernetes.md has a person apply them. */
+const files = ["crd.yml", "rbac.yml", "deployment.yml", "ssu-crd.yml", "ssu.yml"];
+/** Where every node of a cluster leads to its coordinator. */
+export const coordinatorPort = 30_001;
+
+/** A cluster with UMS in it. */
+export type ClusterSite = Readonly<{
+  cluster: Cluster;
+  name: string;
+  /** Runs `ums` in the coordinator. @returns what it printed, and its exit code */
+  ums(args: readonly string[], options?: { timeoutMs?: number }): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }>;
+  /** Runs `ums … --json`. @returns its last line, parsed */
+  json<T = unknown>(args: readonly string[], options?: { timeoutMs?: number }): Promise<T>;
+  apply(...objects: readonly object[]): Promise<void>;
+}>;
+
+export type ClusterSites = AsyncDisposable & Readonly<{ clusters: Clusters; a: ClusterSite; b: ClusterSite }>;
+
+/** @param options.images known to both clusters from the start, besides UMS's own */
+export async function createClusterSites(options: ClustersOptions = {}): Promise<ClusterSites> {
+  const own = await containerImages(["ums", "ssu-interface"]);
+  const clusters = await createClusters({ ...options, images: [...own, ...(options.images ?? [])] });
+  try {
+    const [a, b] = await Promise.all([deploy(clusters.a), deploy(clusters.b)]);
+    const { code } = await b.json<{ code: string }>(["pair"]);
+    await a.json(["pair", "--with", `${clusters.b.nodes[0].address}:${coordinatorPort}`, "--code", code]);
+    return { clusters, a, b, [Symbol.asyncDispose]: () => clusters[Symbol.asyncDispose]() };
+  } catch (cause) {
+    await explain(clusters);
+    await clusters[Symbol.asyncDispose]();
+    throw cause;
+  }
+}
+
+async function deploy(cluster: Cluster): Promise<ClusterSite> {
+  const settings = { SITE_NAME: cluster.name, LOG_LEVEL: "debug", CONTAINERD_RESTART: "signal", BREAKPOINTS: "yes" };
+  for (const file of files) await cluster.kubectl(["apply", "--filename=-"], { input: withSettings(file, settings) });
+  const rollouts = ["deployment/migration-coordinator", "deployment/migration-operator", "daemonset/ssu-interface"];
+  await Promise.all(rollouts.map((rollout) => cluster.kubectl(["rollout", "status", rollout, "--timeout=150s"], { timeoutMs: 160_000 })));
+  await restoring(cluster);
+  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) =>
+    cluster.kubectl(["exec", "deployment/migration-coordinator", "--", "ums", ...args], {
+      timeoutMs,
+      reject: false,
+    });
+  // A containerd that has just been restarted runs no command at first.
+  for (let tries = 0; tries < 30 && (await run(["sites"])).exitCode !== 0; tries++) await sleep(500);
+  return {
+    cluster,
+    name: cluster.name,
+    ums: run,
+    async json<T>(args: readonly string[], options?: { timeoutMs?: number }) {
+      const { stdout, stderr, exitCode } = await run([...args, "--json"], options);
+      const last = stdout.trim().split("\n").at(-1) ?? "";
+      if (last === "") throw new Error(`ums ${args.join(" ")} ended with ${exitCode}: ${stderr}`);
+      return JSON.parse(last) as T;
+    },
+    async apply(...objects) {
+      await cluster.kubectl(["apply", "--filename=-"], { input: objects.map((object) => dump(object)).join("---\n") });
+    },
+  };
+}
+
+/** A manifest as a person would have edited it. */
+function withSettings(file: string, settings: Readonly<Record<string, string>>): string {
+  const objects = loadAll(readFileSync(join(manifests, file), "utf8")) as { kind: string; data?: Record<string, string> }[];
+  for (const object of objects) if (object.kind === "ConfigMap") object.data = { ...object.data, ...settings };
+  return objects.map((object) => dump(object)).join("---\n");
+}
+
+/** Resolves when every node can take pods in. */
+async function restoring(cluster: Cluster, timeoutMs = 60_000): Promise<void> {
+  for (const until = Date.now() + timeoutMs; Date.now() < until; await sleep(200)) {
+    const { stdout } = await cluster.kubectl(["get", "nodes", "--selector=ums.dev/restores=true", "--output=name"]);
+    if (stdout.split("\n").filter(Boolean).length === cluster.nodes.length) return;
+  }
+  throw new Error(`Not every node of cluster ${cluster.name} can take pods in.`);
+}
+
+/** What a person would look at first. */
+async function explain({ a, b }: Clusters): Promise<void> {
+  for (const cluster of [a, b]) {
+    for (const args of [
+      ["get", "pods,nodes", "--all-namespaces", "--output=wide"],
+      ["get", "events", "--sort-by=.lastTimestamp"],
+      ["logs", "--selector=app in (migration-coordinator,migration-operator,ssu-interface)", "--tail=20", "--prefix"],
+    ]) {
+      const { stdout, stderr } = await cluster.kubectl(args, { reject: false });
+      console.error(`--- ${cluster.name}: kubectl ${args.join(" ")}\n${stdout}${stderr}`);
+    }
+  }
+}
+
+export async function moved(from: ClusterSite, to: ClusterSite, pod: string): Promise<Migration> {
+  const migration = await from.json<Migration>(["migrate", pod, "--to", to.name], { timeoutMs: 400_000 });
+  if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
+  return migration;
+}

@@ -1,0 +1,148 @@
+/** One node of a test cluster: namespaces, cgroups, storage and an address of its own, and services that start again when they die. */
+import type { ChildProcess } from "node:child_process";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { inCgroups, killCgroups, makeCgroup, removeCgroups } from "../cgroups.ts";
+import { end, firstLine, type Place, placeAt, spawnTied } from "../place.ts";
+import type { Run } from "../runs.ts";
+import { connect, wanAddressOf } from "../wan.ts";
+
+/** A machine of a cluster, as far as anything in it can tell. */
+export type ClusterNode = Place &
+  Readonly<{
+    name: string;
+    /** The node's init as the test runner sees it. */
+    initPid(): number;
+    /** A path of the node, as the test runner reaches it. */
+    path(inside: string): string;
+    /** The supervisor starts the service and keeps it up. */
+    start(...services: readonly ServiceName[]): Promise<void>;
+    /** At once, as by SIGKILL, and for good. */
+    stop(service: ServiceName): Promise<void>;
+    /** SIGKILL; the supervisor starts it again. */
+    kill(service: ServiceName): Promise<void>;
+    /** The last lines that the service wrote. */
+    log(service: ServiceName, lines?: number): Promise<string>;
+  }>;
+
+export type ServiceName =
+  "containerd" | "etcd" | "kube-apiserver" | "kube-controller-manager" | "kube-proxy" | "kube-scheduler" | "kubelet";
+
+type NodeParts = Readonly<{
+  name: string;
+  /** The last byte of its address. */
+  number: number;
+  run: Run;
+  wan: Place;
+  /** The bridge that it hangs on. */
+  bridge: string;
+  root: string;
+  programs: string;
+  /** Path in the node → content. */
+  files: Readonly<Record<string, string>>;
+  services: Readonly<Partial<Record<ServiceName, readonly string[]>>>;
+  stack: AsyncDisposableStack;
+}>;
+
+const servicesDirectory = "/etc/node-services";
+
+/** Starts the node, none of its services yet. */
+export async function createNode({
+  name,
+  number,
+  run,
+  wan,
+  bridge,
+  root,
+  programs,
+  files,
+  services,
+  stack,
+}: NodeParts): Promise<ClusterNode> {
+  const storage = join(run.directory, name);
+  const cgroups = run.cgroups.map((cgroup) => join(cgroup, name));
+  // A v2 group that has processes cannot give controllers to its children, so the node's own live in one of these.
+  const entered = run.cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init"));
+  let init: { process: ChildProcess; pid: number } | undefined;
+  const initPid = () => {
+    if (!init) throw new Error(`node ${name} is off`);
+    return init.pid;
+  };
+  const place = placeAt({
+    address: wanAddressOf(number),
+    enter: () => [
+      ...inCgroups(entered),
+      "nsenter",
+      `--target=${initPid()}`,
+      ...["mount", "uts", "ipc", "net", "pid", "cgroup"].map((namespace) => `--${namespace}`),
+      "--",
+      // nsenter forks to enter the pid namespace: what it started must not outlive it.
+      "setpriv",
+      "--pdeathsig=KILL",
+    ],
+    forks: true,
+  });
+
+  const write = (path: string, content: string) => {
+    const file = join(storage, "upper", path);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, content);
+    return file;
+  };
+  for (const [path, content] of Object.entries(files)) write(path, content);
+  for (const [service, command] of Object.entries(services)) {
+    const lines = ["#!/bin/sh", `exec >>/var/log/${service}.log 2>&1`, `exec ${command.join(" \\\n  ")}`, ""];
+    chmodSync(write(join(servicesDirectory, service, "run"), lines.join("\n")), 0o755);
+    // Nothing starts before it is told to: each needs what the one before it offers.
+    write(join(servicesDirectory, service, "down"), "");
+  }
+  for (const cgroup of entered) makeCgroup(cgroup);
+  const process = spawnTied([
+    ...inCgroups(cgroups),
+    "unshare",
+    "--cgroup",
+    ...inCgroups(entered),
+    "unshare",
+    ...["mount", "uts", "net", "ipc", "pid"].map((namespace) => `--${namespace}`),
+    "--fork",
+    "--kill-child",
+    "--propagation=private",
+    ...["sh", join(import.meta.dirname, "node-init.sh"), storage, name, String(run.cgroupVersion), root, programs],
+  ]);
+  stack.defer(async () => {
+    init = undefined;
+    await killCgroups(cgroups);
+    await end(process);
+    await removeCgroups(cgroups);
+  });
+  const ready = firstLine(process, /^ready$/);
+  ready.catch(() => undefined);
+  const pid = Number((await firstLine(process, /^pid \d+$/)).slice(4));
+  await ready;
+  init = { process, pid };
+  await connect({ wan, port: name, bridge, inside: place, initPid: pid, number });
+
+  const supervise = async (command: readonly string[], names: readonly ServiceName[]) =>
+    void (await place.exec(["sv", ...command, ...names.map((service) => join(servicesDirectory, service))]));
+  await place.exec([
+    "sh",
+    "-c",
+    `until sv status ${Object.keys(services)
+      .map((service) => join(servicesDirectory, service))
+      .join(" ")} >/dev/null; do sleep 0.05; done`,
+  ]);
+  return {
+    ...place,
+    name,
+    initPid,
+    path: (inside) => `/proc/${initPid()}/root${inside}`,
+    start: (...names) => supervise(["up"], names),
+    stop: async (service) => {
+      await supervise(["down"], [service]);
+      await supervise(["kill"], [service]);
+      await supervise(["-w", "10", "down"], [service]);
+    },
+    kill: (service) => supervise(["kill"], [service]),
+    log: async (service, lines = 50) => (await place.exec(["tail", "-n", String(lines), `/var/log/${service}.log`])).stdout,
+  };
+}

@@ -1,0 +1,595 @@
+/** Pods on two real clusters, moved there and back: what moves, how, and what is left behind. */
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { containerImages } from "../setup/container-images.ts";
+import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
+import { askCoordinator, personIn } from "./cluster-people.ts";
+import { type ClusterSite, type ClusterSites, coordinatorPort, createClusterSites, moved } from "./cluster-sites.ts";
+import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
+import { imageLayout } from "./images.ts";
+import { startCommitting } from "./postgres.ts";
+import { redisImage } from "./redis-pod.ts";
+
+const servicesImage = "ghcr.io/hpcclab/ums-test/services:1";
+
+let sites: ClusterSites;
+let a: ClusterSite;
+let b: ClusterSite;
+let tokens: Map<ClusterSite, string>;
+let before: readonly [Traces, Traces];
+
+beforeAll(async () => {
+  const images = [
+    ...(await containerImages(["memhog"])),
+    await redisImage(),
+    { reference: servicesImage, layout: await imageLayout("services") },
+  ];
+  sites = await createClusterSites({ images });
+  ({ a, b } = sites);
+  tokens = new Map(await Promise.all([a, b].map(async (site) => [site, await personIn(site)] as const)));
+  before = await Promise.all([tracesIn(a), tracesIn(b)]);
+});
+afterAll(() => sites[Symbol.asyncDispose]());
+// What a test that failed has left must not fail the next one.
+afterEach(async () => {
+  for (const site of [a, b]) {
+    await remove(site, "deployment/owned", "resourcequota/none");
+    await remove(site, "pods", "--selector=app notin (migration-coordinator,migration-operator,ssu-interface)");
+  }
+});
+
+const kubectl = async (site: ClusterSite, ...args: string[]) => (await site.cluster.kubectl(args, { timeoutMs: 130_000 })).stdout;
+const podIn = async (site: ClusterSite, name: string) => JSON.parse(await kubectl(site, "get", "pod", name, "--output=json")) as Pod;
+const ready = (site: ClusterSite, name: string) => kubectl(site, "wait", "--for=condition=Ready", `pod/${name}`, "--timeout=120s");
+const run = async (site: ClusterSite, pod: string, container: string, script: string) =>
+  await kubectl(site, "exec", pod, `--container=${container}`, "--", "sh", "-c", script);
+const isThere = async (site: ClusterSite, name: string) =>
+  (await site.cluster.kubectl(["get", "pod", name], { reject: false })).exitCode === 0;
+const remove = (site: ClusterSite, ...what: string[]) => kubectl(site, "delete", ...what, "--ignore-not-found", "--grace-period=1");
+
+const post = async (from: ClusterSite, to: ClusterSite, name: string, body: object = {}) =>
+  askCoordinator(sites.clusters, from, {
+    token: tokens.get(from) ?? "",
+    method: "POST",
+    path: "/migrate",
+    body: { name, namespace: "default", destinationUrl: `${to.cluster.nodes[0].address}:${coordinatorPort}`, ...body },
+  });
+
+/** Ends what keeps the clients of pods that have moved, and looks whether anything else is left. */
+async function expectNothingLeft(): Promise<void> {
+  for (const site of [a, b]) {
+    for (const { migration } of await site.json<{ migration: string }[]>(["release"])) {
+      const { exitCode, stderr } = await site.ums(["release", migration]);
+      expect(exitCode, stderr).toBe(0);
+    }
+  }
+  expect(await tracesSince([a, b], before)).toEqual([]);
+}
+
+const seconds = expect.any(Number) as number;
+const secondsOrNull = expect.toSatisfy((value) => value === null || typeof value === "number") as number | null;
+/** `original-ums.md`: every key, and no other. */
+const answer = (name: string) => ({
+  message: expect.any(String) as string,
+  migration_id: expect.stringMatching(/^[0-9a-f]{12}$/) as string,
+  migration_interface: "ssu",
+  des_pod: expect.objectContaining({ metadata: expect.objectContaining({ name, namespace: "default" }) as object }) as object,
+  overhead: {
+    creation: seconds,
+    checkpoint_and_transfer: {
+      checkpoint: seconds,
+      pre_checkpoint: secondsOrNull,
+      checkpoint_files_transfer: seconds,
+      checkpoint_files_delay: null,
+      file_system_transfer: null,
+      file_system_delay: null,
+      volume_transfer: null,
+      volume_delay: null,
+      save_image: null,
+      image_layers_transfer: null,
+      image_layers_delay: null,
+      load_image: null,
+    },
+    checkpoint_and_transfer_total: seconds,
+    restoration: seconds,
+    total: seconds,
+  },
+});
+
+describe("memhog by the original's sequence", () => {
+  const sample = (processes: number) => `apiVersion: v1
+kind: Pod
+metadata:
+  name: memhog
+spec:
+  serviceAccountName: migration-coordinator
+  containers:
+    - name: memhog
+      image: ghcr.io/hpcclab/nims/memhog:main
+      env:
+        - name: PROCESS
+          value: "${processes}"
+`;
+  const counted = (log: string) =>
+    log
+      .split("\n")
+      .flatMap((line) => /^\d{16} Counter: (\d+)$/.exec(line)?.[1] ?? [])
+      .map(Number);
+
+  test.each([1, 8])("twice there and back, with %i process(es): the counter goes on, and every line is there once", async (processes) => {
+    for (let round = 0; round < 2; round++) {
+      await a.cluster.kubectl(["apply", "--filename=-"], { input: sample(processes) });
+      await ready(a, "memhog");
+      await expect.poll(async () => counted(await kubectl(a, "logs", "memhog")).at(-1), { timeout: 20_000 }).toBeGreaterThan(1);
+      for (const [from, to] of [
+        [a, b],
+        [b, a],
+      ] as const) {
+        const old = (await kubectl(from, "logs", "memhog")).split("\n");
+        const { status, text } = await post(from, to, "memhog");
+        expect(status, text).toBe(200);
+        expect(JSON.parse(text)).toEqual(answer("memhog"));
+        expect(await isThere(from, "memhog")).toBe(false);
+        expect((await podIn(to, "memhog")).status?.conditions).toContainEqual(expect.objectContaining({ type: "Ready", status: "True" }));
+        await expect
+          .poll(async () => (await kubectl(to, "logs", "memhog")).split("\n").length, { timeout: 20_000 })
+          .toBeGreaterThan(old.length + 2 * processes);
+        const log = await kubectl(to, "logs", "memhog");
+        expect(log.split("\n").slice(0, old.length)).toEqual(old);
+        const counts = counted(log);
+        const last = Math.max(...counts);
+        // Each number once from each process; those of the last seconds may be under way.
+        for (let count = 0; count < last - 1; count++) expect(counts.filter((each) => each === count)).toHaveLength(processes);
+      }
+      await kubectl(a, "delete", "pod", "memhog", "--timeout=20s");
+    }
+    await expectNothingLeft();
+  });
+
+  test("once there, and deleted at once", async () => {
+    await a.cluster.kubectl(["apply", "--filename=-"], { input: sample(1) });
+    await ready(a, "memhog");
+    const { status, text } = await post(a, b, "memhog");
+    expect(status, text).toBe(200);
+    await kubectl(b, "delete", "pod", "memhog", "--timeout=20s");
+    await expectNothingLeft();
+  });
+});
+
+test("PostgreSQL under a writing load moves there and back with every acknowledged commit", async () => {
+  const nodePort = 30_432;
+  const bin = "/usr/lib/postgresql/15/bin";
+  await a.apply(
+    {
+      apiVersion: "v1",
+      kind: "ConfigMap",
+      metadata: { name: "postgres" },
+      data: { "postgres.sh": readFileSync(resolve(import.meta.dirname, "services/postgres.sh"), "utf8") },
+    },
+    {
+      apiVersion: "v1",
+      kind: "Service",
+      metadata: { name: "postgres" },
+      spec: { type: "NodePort", selector: { app: "postgres" }, ports: [{ port: 5432, nodePort }] },
+    },
+    {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "postgres", labels: { app: "postgres" } },
+      spec: {
+        containers: [
+          {
+            name: "postgres",
+            image: servicesImage,
+            command: ["sh", "/etc/postgres/postgres.sh"],
+            ports: [{ containerPort: 5432 }],
+            readinessProbe: { exec: { command: [`${bin}/pg_isready`, "-q", "-h", "127.0.0.1"] }, periodSeconds: 1 },
+            volumeMounts: [
+              { name: "data", mountPath: "/var/lib/postgresql" },
+              { name: "start", mountPath: "/etc/postgres" },
+            ],
+          },
+        ],
+        volumes: [
+          { name: "data", emptyDir: {} },
+          { name: "start", configMap: { name: "postgres" } },
+        ],
+      },
+    },
+  );
+  // What the pod names must be there at the destination, as for any pod.
+  await b.cluster.kubectl(["apply", "--filename=-"], {
+    input: await kubectl(a, "get", "configmap", "postgres", "--output=json").then((text) => {
+      const { data } = JSON.parse(text) as { data: object };
+      return JSON.stringify({ apiVersion: "v1", kind: "ConfigMap", metadata: { name: "postgres" }, data });
+    }),
+  });
+  await ready(a, "postgres");
+  const sql = async (site: ClusterSite, text: string) =>
+    (
+      await run(site, "postgres", "postgres", `setpriv --reuid=postgres --regid=postgres --clear-groups ${bin}/psql -qAtc "${text}"`)
+    ).trim();
+  const client = await startCommitting(sites.clusters.wan, { host: a.cluster.nodes[0].address, port: nodePort, connections: 3 });
+  const started = await sql(a, "select pg_postmaster_start_time()");
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    await client.more(50);
+    await moved(from, to, "postgres");
+    await client.more(50);
+    // The same process, not one that has recovered from its files.
+    expect(await sql(to, "select pg_postmaster_start_time()")).toBe(started);
+  }
+  const { table, acknowledged, refused, errors } = await client.stop();
+  expect({ refused, errors }).toEqual({ refused: [], errors: [] });
+  const stored = new Set((await sql(a, `select id from ${table}`)).split("\n").map(Number));
+  expect(acknowledged.length).toBeGreaterThan(150);
+  expect(acknowledged.filter((id) => !stored.has(id))).toEqual([]);
+  await remove(a, "pod/postgres", "service/postgres", "configmap/postgres");
+  await remove(b, "configmap/postgres");
+  await expectNothingLeft();
+});
+
+describe("a pod with everything", () => {
+  const count = (name: string) => `i=0; while true; do echo "${name} $i"; i=$((i+1)); echo $i >/disk/${name}; sleep 0.2; done`;
+  const env = [
+    { name: "OWN_NAME", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } },
+    { name: "FROM_MAP", valueFrom: { configMapKeyRef: { name: "settings", key: "colour" } } },
+  ];
+  const image = "ghcr.io/hpcclab/ums-test/redis:7";
+  const disk = { name: "disk", mountPath: "/disk" };
+  const objects = [
+    { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "settings" }, data: { colour: "green" } },
+    { apiVersion: "v1", kind: "Secret", metadata: { name: "password" }, stringData: { word: "sesame" } },
+  ];
+  const pod = {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "everything", labels: { tier: "test" }, annotations: { note: "kept" } },
+    spec: {
+      initContainers: [
+        { name: "prepare", image, command: ["sh", "-c", "echo once >>/disk/prepared"], volumeMounts: [disk] },
+        { name: "sidecar", image, restartPolicy: "Always", command: ["sh", "-c", count("sidecar")], volumeMounts: [disk] },
+      ],
+      containers: [
+        {
+          name: "one",
+          image,
+          command: ["sh", "-c", count("one")],
+          env,
+          resources: { requests: { cpu: "10m", memory: "16Mi" }, limits: { memory: "64Mi" } },
+          lifecycle: { postStart: { exec: { command: ["sh", "-c", "echo started >>/disk/post-start"] } } },
+          livenessProbe: { exec: { command: ["true"] }, periodSeconds: 2, timeoutSeconds: 5 },
+          volumeMounts: [
+            disk,
+            { name: "memory", mountPath: "/memory" },
+            { name: "disk", mountPath: "/part", subPath: "inner" },
+            { name: "described", mountPath: "/described" },
+            { name: "token", mountPath: "/token" },
+            { name: "password", mountPath: "/password" },
+          ],
+        },
+        {
+          name: "two",
+          image,
+          command: ["sh", "-c", count("two")],
+          securityContext: { runAsUser: 1000, runAsGroup: 1000, allowPrivilegeEscalation: false, capabilities: { drop: ["ALL"] } },
+          volumeMounts: [disk],
+        },
+      ],
+      securityContext: { fsGroup: 2000 },
+      volumes: [
+        { name: "disk", emptyDir: {} },
+        { name: "memory", emptyDir: { medium: "Memory", sizeLimit: "16Mi" } },
+        { name: "described", downwardAPI: { items: [{ path: "labels", fieldRef: { fieldPath: "metadata.labels" } }] } },
+        { name: "token", projected: { sources: [{ serviceAccountToken: { path: "token", expirationSeconds: 3600, audience: "shop" } }] } },
+        { name: "password", secret: { secretName: "password" } },
+      ],
+    },
+  };
+
+  test("moves there and back whole", async () => {
+    for (const site of [a, b]) await site.apply(...objects);
+    await a.apply(pod);
+    await ready(a, "everything");
+    await run(
+      a,
+      "everything",
+      "one",
+      "echo shared >/memory/file; chmod 640 /memory/file; echo part >/part/file; echo layer >/etc/changed; rm /etc/passwd",
+    );
+    const files = (site: ClusterSite) =>
+      run(
+        site,
+        "everything",
+        "one",
+        "cat /memory/file /part/file /disk/inner/file /disk/prepared /disk/post-start /etc/changed /described/labels /password/word; " +
+          "stat --format '%n %a %u %g' /memory /memory/file /disk /disk/one /disk/two /part; ls /etc/passwd 2>&1; echo $OWN_NAME $FROM_MAP",
+      );
+    const token = async (site: ClusterSite) => {
+      const [, payload = ""] = (await run(site, "everything", "one", "cat /token/token")).split(".");
+      return JSON.parse(Buffer.from(payload, "base64url").toString()) as { "kubernetes.io": { pod: { uid: string } }; aud: string[] };
+    };
+    const expected = await files(a);
+    for (const [from, to] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      const names = ["sidecar", "one", "two"];
+      const logs = await Promise.all(names.map((name) => kubectl(from, "logs", "everything", `--container=${name}`)));
+      await moved(from, to, "everything");
+      await ready(to, "everything");
+      for (const [index, name] of names.entries()) {
+        const old = logs[index]?.split("\n") ?? [];
+        const log = async () => (await kubectl(to, "logs", "everything", `--container=${name}`)).split("\n");
+        await expect.poll(async () => (await log()).length, { timeout: 10_000 }).toBeGreaterThan(old.length + 10);
+        const lines = await log();
+        expect(lines).toEqual(lines.map((_, at) => `${name} ${at}`));
+      }
+      expect(await files(to)).toBe(expected);
+      const arrived = await podIn(to, "everything");
+      const { aud, "kubernetes.io": claims } = await token(to);
+      expect({ aud, uid: claims.pod.uid }).toEqual({ aud: ["shop"], uid: arrived.metadata?.uid });
+      expect(arrived.metadata).toMatchObject({ labels: { tier: "test" }, annotations: { note: "kept" } });
+      expect(arrived.metadata?.annotations).not.toHaveProperty("ums.dev/restore");
+      const restarts = [...(arrived.status?.initContainerStatuses ?? []), ...(arrived.status?.containerStatuses ?? [])];
+      expect(restarts.map(({ restartCount }) => restartCount)).toEqual([0, 0, 0]);
+    }
+    await remove(a, "pod/everything");
+    for (const site of [a, b]) await remove(site, "configmap/settings", "secret/password");
+    await expectNothingLeft();
+  });
+});
+
+describe("refused, and nothing is changed", () => {
+  const image = "ghcr.io/hpcclab/ums-test/redis:7";
+  const container = { name: "main", image, command: ["sleep", "infinity"] };
+  type Spec = Readonly<Record<string, unknown>>;
+  const pod = (name: string, spec: Spec = {}, metadata: object = {}) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name, ...metadata },
+    spec: { terminationGracePeriodSeconds: 1, containers: [container], ...spec },
+  });
+  const withMain = (more: object) => ({ containers: [{ ...container, ...more }] });
+  const cases: readonly [code: string, why: string, spec: Spec][] = [
+    ["HOST_PATH", "a hostPath", { volumes: [{ name: "host", hostPath: { path: "/etc" } }] }],
+    ["HOST_NAMESPACE", "hostNetwork", { hostNetwork: true }],
+    ["HOST_NAMESPACE", "hostPID", { hostPID: true }],
+    ["SHARED_PROCESSES", "a shared PID namespace", { shareProcessNamespace: true }],
+    ["TERMINAL", "a terminal", withMain({ tty: true, stdin: true })],
+  ];
+
+  /** What a plan, and the original's request, say of the pod in cluster a; it stays as it was. */
+  async function expectRefused(name: string, code: string, site = "a"): Promise<void> {
+    const then = await podIn(a, name);
+    const { refusals } = await a.json<{ refusals: { code: string; site: string; cure: string }[] }>(["plan", name, "--to", b.name]);
+    expect(refusals).toContainEqual(expect.objectContaining({ code, site, cure: expect.stringMatching(/./) as string }));
+    const { status, text } = await post(a, b, name);
+    expect({ status, text }).toEqual({
+      status: expect.toBeOneOf([409, 400, 502]) as number,
+      text: expect.not.stringMatching(/^\{/) as string,
+    });
+    const now = await podIn(a, name);
+    expect(now.metadata?.uid).toBe(then.metadata?.uid);
+    expect(now.status?.containerStatuses).toEqual(then.status?.containerStatuses);
+  }
+
+  test.each(cases)("%s: %s", async (code, why, spec) => {
+    const name = `refused-${why.replaceAll(/[^a-z]+/gi, "-").toLowerCase()}`;
+    await a.apply(pod(name, spec));
+    await ready(a, name);
+    await expectRefused(name, code);
+    await remove(a, `pod/${name}`);
+    await expectNothingLeft();
+  });
+
+  test("POD_OWNED: a Deployment's pod, as its controller would make another", async () => {
+    await a.apply({
+      apiVersion: "apps/v1",
+      kind: "Deployment",
+      metadata: { name: "owned" },
+      spec: {
+        selector: { matchLabels: { app: "owned" } },
+        template: { metadata: { labels: { app: "owned" } }, spec: { terminationGracePeriodSeconds: 1, containers: [container] } },
+      },
+    });
+    await kubectl(a, "rollout", "status", "deployment/owned", "--timeout=60s");
+    const name = await kubectl(a, "get", "pods", "--selector=app=owned", "--output=jsonpath={.items[0].metadata.name}");
+    await expectRefused(name, "POD_OWNED");
+    await remove(a, "deployment/owned");
+    await expectNothingLeft();
+  });
+
+  test("CLAIM: a volume of a PersistentVolumeClaim", async () => {
+    const storage = { accessModes: ["ReadWriteOnce"], storageClassName: "" };
+    await a.apply(
+      {
+        apiVersion: "v1",
+        kind: "PersistentVolume",
+        metadata: { name: "claimed" },
+        spec: { ...storage, capacity: { storage: "1Mi" }, hostPath: { path: "/var/lib/claimed", type: "DirectoryOrCreate" } },
+      },
+      {
+        apiVersion: "v1",
+        kind: "PersistentVolumeClaim",
+        metadata: { name: "claimed" },
+        spec: { ...storage, volumeName: "claimed", resources: { requests: { storage: "1Mi" } } },
+      },
+      pod("claimed", { volumes: [{ name: "data", persistentVolumeClaim: { claimName: "claimed" } }] }),
+    );
+    await ready(a, "claimed");
+    await expectRefused("claimed", "CLAIM");
+    await remove(a, "pod/claimed", "persistentvolumeclaim/claimed", "persistentvolume/claimed");
+    await expectNothingLeft();
+  });
+
+  test("POD_REFUSED: a quota at the destination", async () => {
+    await b.apply({ apiVersion: "v1", kind: "ResourceQuota", metadata: { name: "none" }, spec: { hard: { "requests.cpu": "1m" } } });
+    await a.apply(pod("above-quota", withMain({ resources: { requests: { cpu: "20m" } } })));
+    await ready(a, "above-quota");
+    await expectRefused("above-quota", "POD_REFUSED", "b");
+    await remove(b, "resourcequota/none");
+    await remove(a, "pod/above-quota");
+    await expectNothingLeft();
+  });
+
+  test("NAME_TAKEN: a pod of that name at the destination", async () => {
+    await a.apply(pod("taken"));
+    await b.apply(pod("taken"));
+    await ready(a, "taken");
+    await expectRefused("taken", "NAME_TAKEN", "b");
+    for (const site of [a, b]) await remove(site, "pod/taken");
+    await expectNothingLeft();
+  });
+
+  test("an image that the destination can't pull is found out before the freeze", async () => {
+    const local = "localhost/only-here:1";
+    await a.cluster.nodes[0].exec(["ctr", "--namespace=k8s.io", "images", "tag", image, local]);
+    await a.apply(pod("unpullable", withMain({ image: local, imagePullPolicy: "IfNotPresent" })));
+    await ready(a, "unpullable");
+    const uid = (await podIn(a, "unpullable")).metadata?.uid;
+    const migration = await a.json<{ phase: string; error?: { code: string }; steps: object }>(["migrate", "unpullable", "--to", b.name]);
+    expect(migration).toMatchObject({ phase: "RolledBack", error: { code: "POD_REFUSED" } });
+    expect(migration.steps).not.toHaveProperty("freeze");
+    expect((await podIn(a, "unpullable")).metadata?.uid).toBe(uid);
+    expect(await isThere(b, "unpullable")).toBe(false);
+    await remove(a, "pod/unpullable");
+    await expectNothingLeft();
+  });
+
+  test("a pod that is not there is 404, a site that is not paired too, a request that is none 400, a stranger 401, and the second migration of a pod 409", async () => {
+    expect(await post(a, b, "nobody")).toMatchObject({ status: 404, text: expect.stringContaining("nobody") as string });
+    await a.apply(pod("moving"));
+    await ready(a, "moving");
+    expect(await post(a, b, "moving", { destinationUrl: "10.231.0.99:30001" })).toMatchObject({ status: 404 });
+    expect(await post(a, b, "moving", { destinationUrl: "no address" })).toMatchObject({ status: expect.toBeOneOf([400, 404]) as number });
+    expect(await post(a, b, "Not_A_Name")).toMatchObject({ status: expect.toBeOneOf([400, 404]) as number });
+    expect(await askCoordinator(sites.clusters, a, { method: "POST", path: "/migrate", body: {} })).toMatchObject({ status: 401 });
+    const { status } = await askCoordinator(sites.clusters, a, { token: "no-token", path: "/list" });
+    expect(status).toBe(401);
+    const [one, other] = await Promise.all([post(a, b, "moving"), post(a, b, "moving")]);
+    expect([one.status, other.status].toSorted()).toEqual([200, 409]);
+    expect(await isThere(a, "moving")).toBe(false);
+    await remove(b, "pod/moving");
+    await expectNothingLeft();
+  });
+});
+
+describe("a Migration object", () => {
+  const image = "ghcr.io/hpcclab/ums-test/redis:7";
+  const start = async (name: string, more: object = {}, container: object = {}) => {
+    await a.apply({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name },
+      spec: {
+        terminationGracePeriodSeconds: 2,
+        containers: [{ name: "main", image, command: ["redis-server", "--save", "", "--protected-mode", "no"], ...container }],
+        ...more,
+      },
+    });
+    await ready(a, name);
+  };
+  const eventsOf = (site: ClusterSite, name: string) =>
+    kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},type=migration`, "--output=jsonpath={.items[*].reason}");
+  const forget = async (name: string) => {
+    for (const site of [a, b]) await remove(site, `pod/${name}`);
+    await kubectl(a, "delete", "migration", name, "--ignore-not-found", "--timeout=30s");
+    await expectNothingLeft();
+  };
+
+  test("that is applied moves its pod; kubectl waits for it, shows it and has its events", async () => {
+    await start("applied");
+    await createMigration(a, { name: "applied", pod: "applied", to: b });
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/applied", "--timeout=60s");
+    const [head = "", row = ""] = (await kubectl(a, "get", "mig", "applied")).split("\n");
+    expect(head.split(/ +/).filter(Boolean)).toEqual(["NAME", "POD", "DESTINATION", "PHASE", "DOWNTIME", "AGE"]);
+    expect(row).toMatch(/^applied +applied +b +Succeeded +\d+ +\d+s *$/);
+    expect((await migrationIn(a, "applied")).status?.destinationPod).toMatchObject({ metadata: { name: "applied" } });
+    await expect.poll(() => eventsOf(a, "applied"), { timeout: 5_000 }).toBe("ready");
+    expect(await isThere(a, "applied")).toBe(false);
+    await ready(b, "applied");
+    await forget("applied");
+  });
+
+  const removed = async (): Promise<void> => {
+    await kubectl(a, "delete", "migration", "undone", "--timeout=60s");
+  };
+
+  test.each([
+    ["deleted", "pre-copy", removed],
+    ["deleted", "transfer", removed],
+    [
+      "cancelled",
+      "restore",
+      async (): Promise<void> => {
+        await kubectl(a, "patch", "migration", "undone", "--type=merge", '--patch={"spec":{"cancel":true}}');
+        await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/undone", "--timeout=60s");
+        expect((await migrationIn(a, "undone")).status).toMatchObject({ phase: "RolledBack", error: { code: "CANCELLED" } });
+        await expect.poll(() => eventsOf(a, "undone"), { timeout: 5_000 }).toContain("error");
+      },
+    ],
+  ] as const)("that is %s after its %s is undone: the pod goes on as it was", async (_how, step, end) => {
+    await start("undone");
+    await run(a, "undone", "main", "redis-cli set here stays");
+    const { metadata } = await podIn(a, "undone");
+    await createMigration(a, { name: "undone", pod: "undone", to: b, breakpoint: `${step} after` });
+    await atBreakpoint(a, "undone", { step, moment: "after" });
+    await end();
+    const now = await podIn(a, "undone");
+    expect(now.metadata?.uid).toBe(metadata?.uid);
+    expect(now.status?.containerStatuses?.[0]?.restartCount).toBe(0);
+    expect(await run(a, "undone", "main", "redis-cli get here")).toBe("stays");
+    expect(await isThere(b, "undone")).toBe(false);
+    await forget("undone");
+  });
+
+  test("whose pod is deleted by its user in the middle is undone, and the deletion stands", async () => {
+    await start("unwanted");
+    await createMigration(a, { name: "unwanted", pod: "unwanted", to: b, breakpoint: "transfer after" });
+    await atBreakpoint(a, "unwanted", { step: "transfer", moment: "after" });
+    await kubectl(a, "delete", "pod", "unwanted", "--wait=false");
+    await setBreakpoint(a, "unwanted", undefined);
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/unwanted", "--timeout=60s");
+    expect((await migrationIn(a, "unwanted")).status).toMatchObject({ phase: "RolledBack", error: { code: "POD_DELETED" } });
+    await kubectl(a, "wait", "--for=delete", "pod/unwanted", "--timeout=60s");
+    expect(await isThere(b, "unwanted")).toBe(false);
+    await forget("unwanted");
+  });
+
+  test("of a pod whose liveness probe has little patience never has its service started afresh", async () => {
+    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 1 };
+    await start("impatient", {}, { livenessProbe });
+    await run(a, "impatient", "main", "redis-cli debug populate 40000 key 4096; redis-cli set here stays");
+    await createMigration(a, { name: "impatient", pod: "impatient", to: b });
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/impatient", "--timeout=90s");
+    const { phase, error } = (await migrationIn(a, "impatient")).status ?? {};
+    const [owner, other] = phase === "Succeeded" ? [b, a] : [a, b];
+    if (phase !== "Succeeded") expect({ phase, code: error?.code }).toEqual({ phase: "RolledBack", code: "LIVENESS" });
+    await ready(owner, "impatient");
+    expect(await isThere(other, "impatient")).toBe(false);
+    expect((await podIn(owner, "impatient")).status?.containerStatuses?.[0]?.restartCount).toBe(0);
+    expect(await run(owner, "impatient", "main", "redis-cli get here")).toBe("stays");
+    await forget("impatient");
+  });
+
+  test("of a pod with a preStop hook calls it on neither copy", async () => {
+    const preStop = { httpGet: { path: "/pre-stop", port: 6379 } };
+    await start(
+      "hooked",
+      {},
+      { lifecycle: { preStop }, command: ["redis-server", "--save", "", "--protected-mode", "no", "--loglevel", "verbose"] },
+    );
+    await createMigration(a, { name: "hooked", pod: "hooked", to: b });
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/hooked", "--timeout=60s");
+    // Redis writes a line for whoever speaks HTTP to it.
+    const log = await kubectl(b, "logs", "hooked");
+    expect(log).toContain("Ready to accept connections");
+    expect(log).not.toMatch(/SECURITY ATTACK|signal handler/i);
+    await forget("hooked");
+  });
+});

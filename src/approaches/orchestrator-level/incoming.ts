@@ -1,0 +1,298 @@
+/**
+ * The destination's half, as the coordinator answers it: the Pod, a Service that leads to it, and its node's interface.
+ * It keeps nothing in memory, so any replica can answer any request; what it must know is in the records.
+ */
+import { randomBytes } from "node:crypto";
+import { release } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ErrorCode, UmsError } from "../../errors.ts";
+import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
+import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import type { NodeClient } from "./node/client.ts";
+import { destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
+import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.ts";
+
+/** What a migration to this site leaves behind until it has ended, and a little after. */
+export type ArrivalRecord = Readonly<{
+  id: string;
+  peer: string;
+  ended?: "committed" | "gone";
+  facts: ArrivalFacts;
+}>;
+
+export type ArrivalFacts = Readonly<{
+  need: PodNeed;
+  /** Set before the Pod is made: from then on one may be there. */
+  making?: boolean;
+  podUid?: string;
+  node?: string;
+  token?: string;
+  nodePorts?: Readonly<Record<string, number>>;
+  committed?: boolean;
+}>;
+
+export type ArrivalRecords = Readonly<{
+  find(id: string): Promise<ArrivalRecord | undefined>;
+  /** Durable when it resolves, as are all of these. @throws UmsError COPY_IS_GONE when the id has been here before */
+  create(record: { id: string; peer: string; need: PodNeed }): Promise<void>;
+  /** Notes that this id never commits here. */
+  refuse(id: string, peer: string): Promise<void>;
+  update(id: string, facts: Partial<ArrivalFacts>): Promise<void>;
+  end(id: string, outcome: "committed" | "gone"): Promise<void>;
+}>;
+
+export type IncomingPodParts = Readonly<{
+  cluster: Cluster;
+  records: ArrivalRecords;
+  node(name: string): Promise<NodeClient>;
+  /** Port of the interfaces for other sites. */
+  dataPort: number;
+  limits: { scheduleMs: number; armMs: number; restoreMs: number };
+}>;
+
+type CheckResult = { name: string; ok: boolean; code?: string; detail?: string };
+
+export type IncomingPods = Readonly<{
+  check(need: PodNeed, signal: AbortSignal): Promise<{ checks: CheckResult[]; imageBytes: number }>;
+  reserve(id: string, peer: string, need: PodNeed): Promise<object>;
+  create(id: string, peer: string): Promise<CreateAnswer>;
+  arm(id: string, peer: string): Promise<ArmAnswer>;
+  restore(id: string, peer: string): Promise<void>;
+  /** @returns the Pod, as the original's answer shows it */
+  commit(id: string, peer: string): Promise<CommitAnswer>;
+  destroy(id: string, peer: string): Promise<void>;
+  state(id: string, peer: string): Promise<string>;
+}>;
+
+const serviceName = (id: string) => `ums-${id}`;
+const pollMs = 50;
+const labels = { "app.kubernetes.io/managed-by": "ums" };
+
+export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
+  const { cluster, records, limits } = parts;
+
+  /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
+  async function mine(id: string, peer: string): Promise<ArrivalRecord> {
+    const record = await records.find(id);
+    if (record && record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
+    if (!record || record.ended === "gone") throw new UmsError("COPY_IS_GONE", `This site has no copy for migration ${id}.`);
+    return record;
+  }
+  const placeOf = ({ need }: ArrivalFacts) => ({ namespace: need.pod.metadata.namespace, name: need.pod.metadata.name });
+  const onNode = ({ need, podUid = "" }: ArrivalFacts) => ({ uid: podUid, containers: need.containers.map(({ name }) => name) });
+
+  async function checkPod(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
+    const { namespace, name } = need.pod.metadata;
+    const taken = await cluster.get(pods, name, { namespace, signal });
+    const pod = destinationPod(need.pod, { migration: "000000000000", digests: need.containers });
+    const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
+      () => undefined,
+      (cause: unknown) => {
+        if (cause instanceof ClusterError && cause.status !== undefined) return cause;
+        throw cause;
+      },
+    );
+    return [
+      verdict("name", "NAME_TAKEN", taken ? `Pod ${name} exists already in namespace ${namespace}.` : undefined),
+      // Quota, admission policies, a missing namespace, service account or priority class: the API server's own words.
+      verdict("the API server takes the pod", "POD_REFUSED", taken || !refused ? undefined : refused.message),
+      verdict("kernel", "KERNEL_OLDER", isOlder(release(), need.kernel) ? `${release()} here, ${need.kernel} there.` : undefined),
+    ];
+  }
+
+  async function waitForNode(id: string, { namespace, name }: { namespace: string; name: string }): Promise<{ node: string; pod: Pod }> {
+    let reason = "no scheduler has looked at it";
+    for (const until = Date.now() + limits.scheduleMs; Date.now() < until; await sleep(pollMs)) {
+      const pod = await cluster.get(pods, name, { namespace });
+      if (pod?.metadata?.annotations?.[restoreAnnotation] !== id)
+        throw new UmsError("POD_DELETED", `Pod ${name} was deleted while it arrived.`);
+      if (pod.spec?.nodeName) return { node: pod.spec.nodeName, pod };
+      reason = pod.status?.conditions?.find(({ type }) => type === "PodScheduled")?.message ?? reason;
+    }
+    throw new UmsError("NO_NODE", `No node takes the pod: ${reason}.`);
+  }
+
+  /** Leads from a port of every node to the pod, which is not Ready, so that no Service of the user's leads there yet. */
+  async function lead(id: string, { need, podUid = "" }: ArrivalFacts, podAddress: string): Promise<Record<string, number>> {
+    if (need.ports.length === 0) return {};
+    const { namespace, name: pod } = need.pod.metadata;
+    const name = serviceName(id);
+    const ports = need.ports.map((port) => ({ name: `port-${port}`, port, protocol: "TCP" }));
+    // They go with the pod, by the cluster's own garbage collector.
+    const ownerReferences = [{ apiVersion: "v1", kind: "Pod", name: pod, uid: podUid }];
+    const made =
+      (await cluster.get(services, name, { namespace })) ??
+      (await cluster.create(
+        services,
+        {
+          apiVersion: "v1",
+          kind: "Service",
+          metadata: { name, namespace, labels: { ...labels, [podLabel]: pod }, ownerReferences },
+          spec: { type: "NodePort", ports },
+        },
+        { namespace },
+      ));
+    await cluster.delete(endpointSlices, name, { namespace });
+    await cluster.create(
+      endpointSlices,
+      {
+        apiVersion: "discovery.k8s.io/v1",
+        kind: "EndpointSlice",
+        metadata: { name, namespace, labels: { ...labels, "kubernetes.io/service-name": name }, ownerReferences },
+        addressType: "IPv4",
+        endpoints: [{ addresses: [podAddress], conditions: { ready: true } }],
+        ports,
+      },
+      { namespace },
+    );
+    return Object.fromEntries((made.spec?.ports ?? []).map(({ port, nodePort }) => [String(port), nodePort ?? 0]));
+  }
+
+  async function removeAll(id: string, facts: ArrivalFacts): Promise<void> {
+    const { namespace, name } = placeOf(facts);
+    const pod = await cluster.get(pods, name, { namespace });
+    // A crash may have come between the making and the noting of it.
+    const uid = pod?.metadata?.annotations?.[restoreAnnotation] === id ? pod.metadata.uid : undefined;
+    if (uid !== undefined) await cluster.delete(pods, name, { namespace, graceSeconds: 0, uid });
+    const node = facts.node ?? (uid === undefined ? undefined : pod?.spec?.nodeName);
+    const podUid = facts.podUid ?? uid;
+    if (node !== undefined && podUid !== undefined) await (await parts.node(node)).destroy(id, { ...onNode(facts), uid: podUid });
+    await removeLead(id, facts);
+  }
+
+  async function removeLead(id: string, facts: ArrivalFacts): Promise<void> {
+    const { namespace } = placeOf(facts);
+    await cluster.delete(endpointSlices, serviceName(id), { namespace });
+    await cluster.delete(services, serviceName(id), { namespace });
+  }
+
+  /** What follows the durable commit, and can be repeated. */
+  async function takeOver(id: string, facts: ArrivalFacts): Promise<Pod | null> {
+    const { namespace, name } = placeOf(facts);
+    const letIn = facts.node === undefined ? undefined : (await parts.node(facts.node)).takeOver(id, onNode(facts));
+    const [pod] = await Promise.all([cluster.get(pods, name, { namespace }), letIn]);
+    if (pod?.metadata?.annotations?.[restoreAnnotation] !== id) return pod ?? null;
+    return await cluster.patch(pods, name, { metadata: { annotations: { [restoreAnnotation]: null } } }, { namespace });
+  }
+
+  return {
+    check: async (need, signal) => ({ checks: await checkPod(need, signal), imageBytes: 0 }),
+
+    async reserve(id, peer, need) {
+      const record = await records.find(id);
+      if (record) {
+        await mine(id, peer);
+        return {};
+      }
+      const refused = (await checkPod(need, AbortSignal.timeout(60_000))).find(({ ok }) => !ok);
+      if (refused) throw new UmsError(refused.code as ErrorCode, refused.detail ?? refused.name);
+      await records.create({ id, peer, need });
+      return {};
+    },
+
+    async create(id, peer) {
+      const { facts } = await mine(id, peer);
+      if (facts.token !== undefined) return { token: facts.token, dataPort: parts.dataPort };
+      const { need } = facts;
+      const place = placeOf(facts);
+      await records.update(id, { making: true });
+      const before = await cluster.get(pods, place.name, { namespace: place.namespace });
+      if (!before) {
+        const pod = destinationPod(need.pod, { migration: id, digests: need.containers });
+        await cluster.create(pods, pod, { namespace: place.namespace });
+      }
+      const { node, pod } = await waitForNode(id, place);
+      const podUid = pod.metadata?.uid ?? "";
+      const client = await parts.node(node);
+      const secret = randomBytes(16).toString("hex");
+      const token = `${client.address}/${secret}`;
+      await records.update(id, { podUid, node, token });
+      const { containers, volumes, memoryBytes } = need;
+      const names = containers.map(({ name }) => name);
+      await client.announce(id, { ...place, uid: podUid, peer, secret, containers: names, volumes, memoryBytes });
+      return { token, dataPort: parts.dataPort };
+    },
+
+    async arm(id, peer) {
+      const { facts } = await mine(id, peer);
+      if (facts.node === undefined) throw new UmsError("PEER_FAILED", `Migration ${id} has no pod here yet.`);
+      const client = await parts.node(facts.node);
+      const watching = new AbortController();
+      // An image that can't be pulled is told by the pod's status; nothing on the node would ever say so.
+      const stuck = expectNoTrouble(placeOf(facts), watching.signal);
+      try {
+        const armed = client.arm(id, { timeoutMs: limits.armMs, signal: watching.signal });
+        const { podAddress } = await Promise.race([armed, stuck]);
+        const nodePorts = await lead(id, facts, podAddress);
+        await Promise.all([records.update(id, { nodePorts }), client.expectLed(Object.values(nodePorts))]);
+        return { nodePorts, address: client.address };
+      } finally {
+        watching.abort();
+      }
+    },
+
+    async restore(id, peer) {
+      const { facts } = await mine(id, peer);
+      await (await parts.node(facts.node ?? "")).restore(id, { timeoutMs: limits.restoreMs });
+    },
+
+    async commit(id, peer) {
+      const { facts, ended } = await mine(id, peer);
+      if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
+      if (facts.committed !== true) {
+        const state = await (await parts.node(facts.node ?? "")).state(id, onNode(facts));
+        if (state === "gone") {
+          await removeAll(id, facts);
+          await records.end(id, "gone");
+          throw new UmsError("COPY_IS_GONE", "The restored copy ended before the commit.");
+        }
+        if (state !== "restored") throw new UmsError("PEER_FAILED", `Migration ${id} is ${state} here.`);
+        await records.update(id, { committed: true });
+      }
+      const pod = await takeOver(id, facts);
+      await records.end(id, "committed");
+      return { pod };
+    },
+
+    async destroy(id, peer) {
+      const record = await records.find(id);
+      if (!record) return await records.refuse(id, peer); // a late request of it is refused
+      if (record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
+      if (record.ended === "gone") return;
+      if (record.ended === "committed" || record.facts.committed === true)
+        throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+      await removeAll(id, record.facts);
+      await records.end(id, "gone");
+    },
+
+    async state(id, peer) {
+      const record = await mine(id, peer);
+      if (record.ended) return record.ended;
+      if (record.facts.node === undefined) return "reserved";
+      return await (await parts.node(record.facts.node)).state(id, onNode(record.facts));
+    },
+  };
+
+  /** Rejects when the kubelet says that the pod can't be started; never resolves. */
+  async function expectNoTrouble({ namespace, name }: { namespace: string; name: string }, signal: AbortSignal): Promise<never> {
+    const fatal = /^(ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|CreateContainerConfigError)$/;
+    while (!signal.aborted) {
+      const pod = await cluster.get(pods, name, { namespace }).catch(() => undefined);
+      const waiting = (pod?.status?.containerStatuses ?? []).map(({ name: container, state }) => ({ container, ...state?.waiting }));
+      const trouble = waiting.find(({ reason = "" }) => fatal.test(reason));
+      if (trouble) throw new UmsError("POD_REFUSED", `Container ${trouble.container}: ${trouble.reason}: ${trouble.message ?? ""}`);
+      await sleep(500, undefined, { signal }).catch(() => undefined);
+    }
+    return await new Promise<never>(() => undefined);
+  }
+}
+
+const verdict = (name: string, code: ErrorCode, found: string | undefined): CheckResult =>
+  found === undefined ? { name, ok: true } : { name, ok: false, code, detail: found };
+
+function isOlder(here: string, there: string): boolean {
+  const numbers = (text: string) => (/^(\d+)\.(\d+)/.exec(text) ?? []).slice(1).map(Number);
+  const [a = 0, b = 0] = numbers(here);
+  const [c = 0, d = 0] = numbers(there);
+  return a < c || (a === c && b < d);
+}

@@ -1,0 +1,339 @@
+/**
+ * The destination's half on the node of the pod. The kubelet has made the pod and waits in the shim's `create` for each
+ * container in turn; what arrives is staged beside its place until then, because a container that waits too long for
+ * the kubelet's patience (2 minutes) is made anew.
+ */
+import { mkdirSync } from "node:fs";
+import { chmod, chown, mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import path from "node:path";
+import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { execa } from "execa";
+import { Value } from "typebox/value";
+import { forgetCachedFiles, resolveLinks } from "../../../checkpoint/bundle.ts";
+import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import { criuError, removeImages } from "../../../checkpoint/runc.ts";
+import { forgetRestore, letGo, prepareRestore, restoreEnd, restoreLog, waitForShim } from "../../../checkpoint/shim.ts";
+import { changesOf, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
+import { UmsError } from "../../../errors.ts";
+import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
+import { receive, type Sink } from "../../../transfer/channel.ts";
+import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
+import { counted, fileSink } from "../../../transfer/sink.ts";
+import { isTmpfs, unpack } from "../../../transfer/tree.ts";
+import { type ArrivingPod, PodStream } from "../protocol.ts";
+import { emptyDirectory } from "./leaving.ts";
+
+export type ArrivingParts = Readonly<{
+  imageDirectories: readonly string[];
+  /**
+   * Where files wait until they are moved to their places: beside these, so that a move is a rename, and a whiteout of an
+   * overlay lies where overlays can have whiteouts.
+   */
+  stagingDirectories: Readonly<{ changes: string; volumes: string }>;
+  restoreTimeoutMs: number;
+  log: { info(details: object, message: string): void; warn(details: object, message: string): void };
+}>;
+
+export type ArrivalState = "reserved" | "armed" | "restoring" | "restored" | "gone";
+
+export type Arriving = Readonly<{
+  /** Makes everything ready for a pod that the kubelet is about to start here. */
+  announce(id: string, pod: ArrivingPod): Promise<void>;
+  /** Resolves when the first container waits in the shim and no client can reach the pod. */
+  arm(id: string, options: { timeoutMs: number; signal: AbortSignal }): Promise<{ podAddress: string }>;
+  /** Resolves when every container runs again, its network still held. */
+  restore(id: string): Promise<void>;
+  /** What this node has of the migration, as its files tell. */
+  state(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<ArrivalState>;
+  /** After the commit: lets clients in. Can be repeated, and needs nothing that this process knew. */
+  takeOver(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  /** Resolves when nothing of the pod runs here any more, or ever will by this migration. */
+  destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
+  data(id: string, sender: { peer: string; secret: string }, socket: Duplex, head: Buffer): Promise<void>;
+  close(): void;
+}>;
+
+type Arrival = {
+  readonly id: string;
+  readonly pod: ArrivingPod;
+  readonly cancelled: AbortController;
+  readonly imageDirectory: string;
+  readonly memory: MemoryStore;
+  /** Trees that lie where they belong already; the others are staged. */
+  readonly places: Map<string, string>;
+  state: ArrivalState;
+  busy: Promise<unknown>;
+  bytes: number;
+};
+
+/** The name under which the shim finds a container's restore: see ums-runc. */
+const restoreOf = (id: string, container: string) => `${id}.${container}`;
+const killMs = 10_000;
+
+export function createArriving(parts: ArrivingParts): Arriving {
+  const { log } = parts;
+  const arrivals = new Map<string, Arrival>();
+  const connections = new Set<Duplex>();
+
+  const stagedAt = (id: string, tree: string) =>
+    path.join(parts.stagingDirectories[tree.startsWith("changes:") ? "changes" : "volumes"], id, tree.replace(":", "."));
+  const stagedLog = (id: string, container: string) => path.join(parts.stagingDirectories.volumes, id, `log.${container}`);
+  const stagedFor = (id: string) => Object.values(parts.stagingDirectories).map((directory) => path.join(directory, id));
+
+  const known = (id: string): Arrival => {
+    const arrival = arrivals.get(id);
+    if (!arrival) throw new UmsError("COPY_IS_GONE", `This node has no copy for migration ${id}.`);
+    return arrival;
+  };
+
+  /** One action at a time on an arrival: an undo waits for what it undoes. */
+  function inTurn<T>(arrival: Arrival, action: () => Promise<T>): Promise<T> {
+    const turn = arrival.busy.then(action, action);
+    arrival.busy = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async function armOnce(arrival: Arrival, timeoutMs: number, signal: AbortSignal): Promise<{ podAddress: string }> {
+    const { id, pod, places } = arrival;
+    const [first = ""] = pod.containers;
+    const waiting = AbortSignal.any([signal, arrival.cancelled.signal]);
+    const bundle = await waitForShim(restoreOf(id, first), { timeoutMs, signal: waiting });
+    const oci = await resolveLinks(bundle);
+    const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
+    if (namespace === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
+    await holdNamespace(namespace);
+    const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
+    if (shm !== undefined) places.set("shm", shm);
+    for (const volume of pod.volumes) {
+      const directory = emptyDirectory(pod.uid, volume);
+      if (await isTmpfs(directory)) places.set(`volume:${volume}`, directory);
+    }
+    arrival.state = "armed";
+    return { podAddress: await addressIn(namespace) };
+  }
+
+  async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
+    const { id } = arrival;
+    const name = restoreOf(id, container);
+    const bundle = await waitForShim(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
+    const oci = await resolveLinks(bundle);
+    const rootfs = path.resolve(bundle, oci.root.path);
+    if (await moveInto(stagedAt(id, `changes:${container}`), await changesOf(rootfs))) await forgetCachedFiles(rootfs);
+    await appendLog(arrival, container);
+    if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
+    const end = await restoreEnd(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
+    if (end === "started") return;
+    const reason = (await criuError(restoreLog(name))) ?? "runc failed";
+    throw new UmsError("RESTORE_FAILED", `Container ${container} could not be restored: ${reason}`);
+  }
+
+  async function appendLog({ id, pod }: Arrival, container: string): Promise<void> {
+    const directory = path.join("/var/log/pods", `${pod.namespace}_${pod.name}_${pod.uid}`, container);
+    const newest = (await readdir(directory).catch(() => []))
+      .filter((name) => /^\d+\.log$/.test(name))
+      .toSorted(byNumber)
+      .at(-1);
+    const old = await readFile(stagedLog(id, container)).catch(() => undefined);
+    if (newest === undefined || old === undefined) return;
+    const sink = fileSink(path.join(directory, newest), "a");
+    await sink.write(old);
+    await sink.end();
+  }
+
+  async function restoreOnce(arrival: Arrival): Promise<void> {
+    const { id, pod, memory, places } = arrival;
+    arrival.state = "restoring";
+    memory.close();
+    for (const volume of pod.volumes) {
+      const tree = `volume:${volume}`;
+      if (places.has(tree)) continue;
+      await moveInto(stagedAt(id, tree), emptyDirectory(pod.uid, volume));
+    }
+    // The kubelet starts a container only when the one before has started; those that run already wait for the rest.
+    const alone = pod.containers.length === 1;
+    for (const container of pod.containers) {
+      await restoreContainer(arrival, container);
+      if (alone) continue;
+      for (const { freezer } of await tasksOfPod(pod.uid)) await setFrozen(freezer, true);
+    }
+    const tasks = await tasksOfPod(pod.uid);
+    if (tasks.length !== pod.containers.length) throw new UmsError("RESTORE_FAILED", "A restored container has ended at once.");
+    if (!alone) await Promise.all(tasks.map(({ freezer }) => setFrozen(freezer, false)));
+    arrival.state = "restored";
+  }
+
+  async function cleanUp(id: string, containers: readonly string[]): Promise<void> {
+    for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, id));
+    for (const directory of stagedFor(id)) await rm(directory, { recursive: true, force: true });
+    for (const container of containers) await forgetRestore(restoreOf(id, container));
+  }
+
+  /** Kills what runs of the pod and resolves when it has ended. */
+  async function killPod(uid: string): Promise<void> {
+    for (const until = Date.now() + killMs; ; await sleep(20)) {
+      const tasks = await tasksOfPod(uid);
+      const alive = await Promise.all(tasks.map(({ freezer }) => processesIn(freezer).catch(() => [])));
+      if (alive.flat().length === 0) return;
+      for (const { freezer } of tasks) {
+        await killGroup(freezer).catch(() => undefined); // gone between the look and the kill: seen the next time round
+        await setFrozen(freezer, false).catch(() => undefined);
+      }
+      if (Date.now() > until) throw new UmsError("TIMED_OUT", "The restored copy's tasks do not end.");
+    }
+  }
+
+  return {
+    async announce(id, pod) {
+      const before = arrivals.get(id);
+      if (before?.pod.uid === pod.uid) return;
+      if (before) throw new UmsError("SITE_BUSY", `Migration ${id} has another pod on this node.`);
+      for (const directory of stagedFor(id)) {
+        await rm(directory, { recursive: true, force: true });
+        await mkdir(directory, { recursive: true, mode: 0o700 });
+      }
+      const imageDirectory = await makeImageDirectory(parts.imageDirectories, id, pod.memoryBytes);
+      for (const container of pod.containers) {
+        const directory = path.join(imageDirectory, container);
+        await mkdir(directory, { mode: 0o700 });
+        await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory });
+      }
+      arrivals.set(id, {
+        id,
+        pod,
+        imageDirectory,
+        memory: openMemoryStore(imageDirectory),
+        cancelled: new AbortController(),
+        places: new Map(),
+        state: "reserved",
+        busy: Promise.resolve(),
+        bytes: 0,
+      });
+    },
+
+    arm: (id, { timeoutMs, signal }) => inTurn(known(id), () => armOnce(known(id), timeoutMs, signal)),
+
+    restore: (id) =>
+      inTurn(known(id), async () => {
+        const arrival = known(id);
+        if (arrival.state === "restored") return;
+        if (arrival.state !== "armed") throw new UmsError("PEER_FAILED", `Migration ${id} is ${arrival.state} on this node.`);
+        await restoreOnce(arrival);
+      }),
+
+    async state(id, pod) {
+      const arrival = arrivals.get(id);
+      if (arrival && arrival.state !== "restored") return arrival.state;
+      return (await tasksOfPod(pod.uid)).length === pod.containers.length ? "restored" : "gone";
+    },
+
+    async takeOver(id, { uid, containers }) {
+      const [task] = await tasksOfPod(uid);
+      if (task) await releaseNamespace(`/proc/${task.pid}/ns/net`);
+      arrivals.delete(id);
+      // Not while clients wait.
+      setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();
+    },
+
+    async destroy(id, { uid, containers }) {
+      const arrival = arrivals.get(id);
+      arrival?.cancelled.abort(new UmsError("CANCELLED", "The migration is undone."));
+      // A shim that waits is told to give up; one that comes later finds no restore to wait for, and refuses.
+      for (const container of containers) await letGo(restoreOf(id, container), "give-up");
+      const act = async () => {
+        arrival?.memory.close();
+        await cleanUp(id, containers);
+        await killPod(uid);
+        arrivals.delete(id);
+      };
+      await (arrival ? inTurn(arrival, act) : act());
+    },
+
+    async data(id, { peer, secret }, socket, head) {
+      const arrival = known(id);
+      if (arrival.pod.peer !== peer || arrival.pod.secret !== secret) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
+      connections.add(socket);
+      socket.on("error", () => undefined); // told by `receive`
+      const count = (bytes: number) => (arrival.bytes += bytes);
+      try {
+        await receive(socket, head, {
+          memory(part, chunk) {
+            arrival.memory.write(part, chunk);
+            count(chunk.length);
+          },
+          open(what) {
+            if (!Value.Check(PodStream, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
+            return counted(sinkFor(arrival, what), count);
+          },
+          async flushed() {
+            arrival.memory.flush();
+          },
+        });
+      } catch (cause) {
+        if (!arrival.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");
+      } finally {
+        connections.delete(socket);
+        socket.destroy();
+      }
+    },
+
+    close() {
+      for (const socket of connections) socket.destroy();
+    },
+  };
+
+  function sinkFor({ id, pod, places }: Arrival, content: PodStream): Sink {
+    if (content.kind === "log") {
+      if (!pod.containers.includes(content.container)) throw new UmsError("BAD_REQUEST", `The pod has no container ${content.container}.`);
+      return fileSink(stagedLog(id, content.container), "a");
+    }
+    const { tree, deleted } = content;
+    const [kind, name = ""] = tree.split(":");
+    const ours = kind === "changes" ? pod.containers.includes(name) : kind === "volume" ? pod.volumes.includes(name) : places.has("shm");
+    if (!ours) throw new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
+    return unpack(places.get(tree) ?? made(stagedAt(id, tree)), deleted);
+  }
+}
+
+const byNumber = (a: string, b: string) => parseInt(a, 10) - parseInt(b, 10);
+
+/** A directory that is there when this returns: a stream's sink is wanted at once. */
+function made(directory: string): string {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  return directory;
+}
+
+/** Moves what is in one directory into another, with the directory's own owner, mode and times. @returns whether there was anything */
+async function moveInto(from: string, to: string): Promise<boolean> {
+  const own = await stat(from).catch(() => undefined);
+  if (!own) return false;
+  for (const name of await readdir(from, { encoding: "buffer" })) {
+    const [source, target] = [from, to].map((directory) => Buffer.concat([Buffer.from(`${directory}/`), name]));
+    if (!source || !target) continue;
+    await rm(target, { recursive: true, force: true });
+    try {
+      await rename(source, target);
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== "EXDEV") throw cause;
+      // Another file system: then it costs a copy. The names go by standard input, as they may be no text.
+      await execa("xargs", ["--null", "cp", "--archive", `--target-directory=${to}`], { input: source, timeout: 600_000 });
+    }
+  }
+  await chown(to, own.uid, own.gid);
+  await chmod(to, own.mode & 0o7777);
+  await utimes(to, own.atime, own.mtime);
+  return true;
+}
+
+/** The pod's own address, which its network's plug-in has given it. */
+async function addressIn(namespace: string): Promise<string> {
+  const { stdout } = await execa("nsenter", [`--net=${namespace}`, "--", "ip", "-json", "-4", "address", "show", "scope", "global"], {
+    stdin: "ignore",
+    timeout: 10_000,
+  });
+  const links = JSON.parse(stdout) as { addr_info: { local?: string }[] }[];
+  const address = links.flatMap(({ addr_info }) => addr_info.map(({ local }) => local)).find(Boolean);
+  if (address === undefined) throw new UmsError("UNSUPPORTED_SETTING", "The pod has no IPv4 address.");
+  return address;
+}

@@ -1,0 +1,44 @@
+/** How coordinator and operator call the interface of a node. */
+import type { LeavingPod, Measures, NodeForwarding, PodOnNode, PodReference, ArrivingPod } from "../protocol.ts";
+import type { ArrivalState } from "./arriving.ts";
+
+/** One node's interface, as the other parts of its site see it. Each call rejects with a UmsError. */
+export type NodeClient = Readonly<{
+  node: string;
+  address: string;
+  describe(reference: PodReference, signal: AbortSignal): Promise<{ pod: PodOnNode; measures: Measures }>;
+  leaving(
+    id: string,
+    action: LeavingAction,
+    leaving: LeavingPod,
+    options?: { signal?: AbortSignal; timeoutMs?: number },
+  ): Promise<{ bytesSent?: number; parts?: Record<string, number> }>;
+  announce(id: string, pod: ArrivingPod): Promise<void>;
+  arm(id: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ podAddress: string }>;
+  restore(id: string, options: { timeoutMs: number }): Promise<void>;
+  state(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<ArrivalState>;
+  takeOver(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  /** Resolves when connections to these ports of the node are led to a pod: kube-proxy takes a moment to follow. */
+  expectLed(ports: readonly number[]): Promise<void>;
+  forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
+}>;
+
+export const leavingActions = [
+  "pre-copy",
+  "prepare",
+  "hold",
+  "release",
+  "freeze",
+  "thaw",
+  "expect-frozen",
+  "transfer",
+  "reset",
+  "kill",
+  "discard",
+  "clean-up",
+] as const;
+export type LeavingAction = (typeof leavingActions)[number];
+
+export const forwardingActions = ["wait", "install", "let-through", "end-wait", "withdraw", "remove"] as const;
+export type ForwardingAction = (typeof forwardingActions)[number];

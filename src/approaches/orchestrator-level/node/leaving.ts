@@ -1,0 +1,269 @@
+/**
+ * The source's half on the node of the pod. Every request brings what it needs to know, so that a restarted interface
+ * goes on; only the data connection, and what went over it, is this process's own.
+ */
+import { release } from "node:os";
+import path from "node:path";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { freezerOf, isFrozen, killGroup, memoryBytes, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
+import { findTask } from "../../../container-engines/containerd/containerd.ts";
+import { UmsError } from "../../../errors.ts";
+import { cpuFeatures } from "../../../preflight/cpu.ts";
+import { heldResources } from "../../../preflight/resources.ts";
+import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
+import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
+import { createSender, type Sender } from "../../../transfer/channel.ts";
+import { byKind, createFileSender, type FileSender } from "../../../transfer/files.ts";
+import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
+import type { DataTarget, LeavingPod, Measures, PodOnNode, PodReference } from "../protocol.ts";
+
+export type LeavingParts = Readonly<{
+  tools: Tools;
+  imageDirectories: readonly string[];
+  /** On disk. */
+  workDirectory: string;
+  openData(target: DataTarget, migrationId: string, signal: AbortSignal): Promise<Parameters<typeof createSender>[0]>;
+  limits: Readonly<{ transferMs: number }>;
+}>;
+
+export type Leaving = Readonly<{
+  /** Finds the pod on this node and measures it; changes nothing. */
+  describe(reference: PodReference, signal: AbortSignal): Promise<{ pod: PodOnNode; measures: Measures }>;
+  /** Sends the files while the pod runs. */
+  preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<void>;
+  /** Makes room for the dump. */
+  prepare(id: string, leaving: LeavingPod): Promise<void>;
+  hold(pod: PodOnNode): Promise<void>;
+  release(pod: PodOnNode): Promise<void>;
+  freeze(pod: PodOnNode): Promise<void>;
+  thaw(id: string, pod: PodOnNode): Promise<void>;
+  /** @throws UmsError THAWED */
+  expectFrozen(pod: PodOnNode): Promise<void>;
+  /** Dumps every container and sends it with what the files have changed; the pod's own group stays frozen after that. */
+  transfer(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
+  /** Tells the connections of the pod that they have ended. */
+  reset(pod: PodOnNode): Promise<void>;
+  /** Kills every task of the pod before it can run again. */
+  kill(pod: PodOnNode): Promise<void>;
+  discard(id: string): void;
+  cleanUp(id: string): Promise<void>;
+  bytesSent(id: string): number;
+  close(): void;
+}>;
+
+/** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
+const dumpPatienceMs = 20_000;
+const killMs = 10_000;
+/** Less than a request to a node may take; it is asked again. */
+const doomMs = 15_000;
+const sigkill = 1n << 8n;
+
+type Session = { files: FileSender; sender?: Sender; bytesBefore: number; imageDirectory?: string };
+
+export function createLeaving(parts: LeavingParts): Leaving {
+  const { tools, limits } = parts;
+  const sessions = new Map<string, Session>();
+  const sessionOf = (id: string) => {
+    let session = sessions.get(id);
+    if (!session) sessions.set(id, (session = { files: createFileSender(), bytesBefore: 0 }));
+    return session;
+  };
+  const workOf = (id: string, container: string) => path.join(parts.workDirectory, id, container);
+  const network = ({ containers: [first] }: PodOnNode) => `/proc/${first?.pid}/ns/net`;
+  const groupOf = ({ containers: [first] }: PodOnNode) => {
+    if (!first) throw new UmsError("INTERNAL", "The pod has no containers.");
+    return parentOf(first.freezer);
+  };
+
+  async function connect(id: string, target: DataTarget | undefined, signal: AbortSignal): Promise<Sender> {
+    const session = sessionOf(id);
+    if (!target) throw new UmsError("INTERNAL", "It was not said where to send.");
+    return (session.sender ??= createSender(await parts.openData(target, id, signal)));
+  }
+
+  const trees = (pod: PodOnNode) =>
+    byKind([
+      ...pod.containers.map(({ name, changesDirectory }) => ({ tree: `changes:${name}`, root: changesDirectory })),
+      ...pod.volumes.map(({ name, directory }) => ({ tree: `volume:${name}`, root: directory })),
+      ...(pod.shm === undefined ? [] : [{ tree: "shm", root: pod.shm }]),
+    ]);
+
+  async function roomFor(id: string, pod: PodOnNode): Promise<string> {
+    const sizes = await Promise.all(pod.containers.map(({ freezer }) => memoryIn(freezer)));
+    const directory = await makeImageDirectory(
+      parts.imageDirectories,
+      id,
+      sizes.reduce((a, b) => a + b, 0),
+    );
+    for (const { name } of pod.containers) await mkdir(path.join(directory, name), { mode: 0o700 });
+    return directory;
+  }
+
+  return {
+    async describe(reference, signal) {
+      const containers = await Promise.all(
+        reference.containers.map(async ({ name, id, restarts }) => {
+          const task = await findTask(id);
+          if (!task) throw new UmsError("RUNTIME_NOT_RUNC", `Container ${name} has no task of runc on this node.`);
+          const logPath = path.join("/var/log/pods", `${reference.namespace}_${reference.name}_${reference.uid}`, name, `${restarts}.log`);
+          const { pid, runcRoot, freezer, changesDirectory, shm } = task;
+          return { name, id, pid, runcRoot, freezer, changesDirectory, logPath, shm };
+        }),
+      );
+      const shm = containers.find((each) => each.shm !== undefined)?.shm;
+      const pod: PodOnNode = {
+        uid: reference.uid,
+        containers: containers.map(({ shm: _, ...container }) => container),
+        volumes: reference.volumes.map((name) => ({ name, directory: emptyDirectory(reference.uid, name) })),
+        ...(shm === undefined ? {} : { shm }),
+      };
+      const directories = [
+        ...pod.containers.map(({ changesDirectory }) => changesDirectory),
+        ...pod.volumes.map(({ directory }) => directory),
+        ...(shm === undefined ? [] : [shm]),
+      ];
+      const [memory, fileBytes, features, uids, held] = await Promise.all([
+        Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
+        diskUsage(directories, signal),
+        cpuFeatures(),
+        Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
+        Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
+      ]);
+      const refusals = held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
+        ...ioUring.map((detail) => ({ code: "IO_URING", detail })),
+        ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND", detail })),
+        ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE", detail })),
+      ]);
+      const measures: Measures = {
+        memoryBytes: memory.reduce((a, b) => a + b, 0),
+        fileBytes,
+        kernel: release(),
+        cpuFeatures: features,
+        uids: [...new Set(uids.flat())].toSorted((a, b) => a - b),
+        refusals,
+      };
+      return { pod, measures };
+    },
+
+    async preCopy(id, { pod, target }, signal) {
+      const data = await connect(id, target, signal);
+      const { files } = sessionOf(id);
+      for (const { name, logPath } of pod.containers) await files.log(data, { kind: "log", container: name }, logPath);
+      const { early } = await trees(pod);
+      await files.live(data, early, { flushMs: limits.transferMs, signal });
+    },
+
+    async prepare(id, { pod }) {
+      sessionOf(id).imageDirectory ??= await roomFor(id, pod);
+    },
+
+    hold: (pod) => holdNamespace(network(pod)),
+    release: (pod) => releaseNamespace(network(pod)),
+
+    async freeze(pod) {
+      await Promise.all(pod.containers.map(({ freezer }) => setFrozen(freezer, true)));
+    },
+
+    async thaw(id, pod) {
+      for (const { name } of pod.containers) await dumpEnded(workOf(id, name), { patienceMs: dumpPatienceMs });
+      for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended
+    },
+
+    async expectFrozen(pod) {
+      for (const { name, pid, freezer } of pod.containers) {
+        const there = (await freezerOf(pid).catch(() => undefined))?.directory === freezer.directory;
+        if (there && !(await isFrozen(pid))) throw new UmsError("THAWED", `Container ${name} was thawed while it moved.`);
+      }
+    },
+
+    async transfer(id, { pod, target }, signal) {
+      const session = sessionOf(id);
+      const took: Record<string, number> = {};
+      const timed = async (part: string, action: Promise<void>): Promise<void> => {
+        const startedAt = performance.now();
+        await action;
+        took[part] = Math.round(performance.now() - startedAt);
+      };
+      const data = await connect(id, target, signal);
+      const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
+      const { early, late } = await trees(pod);
+      const memory = async () => {
+        for (const { name, id: containerId, runcRoot } of pod.containers) {
+          const directory = path.join(imageDirectory, name);
+          const workDirectory = workOf(id, name);
+          const dumped = dump(tools, { containerId, runcRoot, imageDirectory: directory, workDirectory, timeoutMs: limits.transferMs });
+          await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), { under: name });
+        }
+        // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
+        await setFrozen(groupOf(pod), true);
+      };
+      const files = async () => {
+        for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
+      };
+      await Promise.all([timed("memory", memory()), timed("files", files())]);
+      for (const { name, logPath } of pod.containers) await session.files.log(data, { kind: "log", container: name }, logPath);
+      await timed("flush", data.flush(limits.transferMs));
+      return { bytesSent: data.bytesSent(), parts: took };
+    },
+
+    reset: (pod) => resetConnections(network(pod)),
+
+    async kill(pod) {
+      await expectDoomed(pod);
+      const group = groupOf(pod);
+      for (const until = Date.now() + killMs; ;) {
+        if ((await processesIn(group).catch(() => [])).length === 0) return;
+        await killGroup(group).catch(ignoreGone);
+        for (const each of [group, ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(each, false).catch(ignoreGone);
+        if (Date.now() > until) throw new UmsError("TIMED_OUT", "The frozen copy's tasks do not end.");
+      }
+    },
+
+    discard(id) {
+      sessions.get(id)?.sender?.close();
+      sessions.delete(id);
+    },
+
+    async cleanUp(id) {
+      sessions.get(id)?.sender?.close();
+      sessions.delete(id);
+      for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, id));
+      await rm(path.join(parts.workDirectory, id), { recursive: true, force: true });
+    },
+
+    bytesSent: (id) => sessions.get(id)?.sender?.bytesSent() ?? 0,
+
+    close() {
+      for (const { sender } of sessions.values()) sender?.close();
+    },
+  };
+}
+
+/**
+ * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A
+ * kubelet that has not heard of the deletion yet, as after an outage of the API server, would start them again instead.
+ */
+async function expectDoomed(pod: PodOnNode): Promise<void> {
+  for (const until = Date.now() + doomMs; ; await sleep(50)) {
+    const doomed = await Promise.all(pod.containers.map(isDoomed));
+    if (doomed.every(Boolean)) return;
+    if (Date.now() > until) throw new UmsError("TIMED_OUT", "The kubelet has not ended the frozen copy yet.");
+  }
+}
+
+async function isDoomed({ pid, freezer }: PodOnNode["containers"][number]): Promise<boolean> {
+  if ((await freezerOf(pid).catch(() => undefined))?.directory !== freezer.directory) return true; // gone
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+  const masks = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
+  return status === "" || masks.some((mask) => (mask & sigkill) !== 0n);
+}
+
+/** Where the kubelet keeps a pod's emptyDir volume (kubernetes, pkg/volume/emptydir). */
+export const emptyDirectory = (podUid: string, volume: string) =>
+  path.join("/var/lib/kubelet/pods", podUid, "volumes/kubernetes.io~empty-dir", volume);
+
+function ignoreGone(cause: unknown): void {
+  if ((cause as NodeJS.ErrnoException).code !== "ENOENT" && (cause as NodeJS.ErrnoException).code !== "ENODEV") throw cause;
+}

@@ -1,0 +1,280 @@
+/** The source's half, as the operator drives it: the pod's object, its node's interface, and the destination's coordinator. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
+import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
+import type { Cluster } from "../../platforms/kubernetes/client.ts";
+import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import type { PeerClient } from "../../trust/peer-client.ts";
+import type { NodeClient } from "./node/client.ts";
+import { imageDigests, livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
+import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, Measures, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+
+/** What the source must know after a crash. */
+export type PodFacts = Readonly<{
+  namespace: string;
+  name: string;
+  uid: string;
+  node: string;
+  pod: PodOnNode;
+  need: PodNeed;
+  ports: readonly ServicePort[];
+  target?: DataTarget;
+  forwarding?: NodeForwarding;
+}>;
+
+export type OutgoingPodParts = Readonly<{
+  cluster: Cluster;
+  peer: PeerClient;
+  namespace: string;
+  /** The interface of a node. @throws UmsError INTERFACE_MISSING */
+  node(name: string): Promise<NodeClient>;
+  /** The interfaces of all nodes: each leads clients that come to it. */
+  nodes(): Promise<NodeClient[]>;
+  /** Host under which this site's nodes reach the destination's. */
+  peerHost(): string;
+  takeSlot(): Promise<number>;
+  /** Told the pod as it is at the destination, once that owns it. */
+  arrived(pod: Readonly<Record<string, unknown>>): void;
+  facts: {
+    get(): PodFacts | undefined;
+    /** Durable when it resolves. */
+    set(facts: PodFacts): Promise<void>;
+  };
+  limits: { preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
+  /** Told the Pod that the destination has made of this one. */
+  arrived(pod: Pod): void;
+  /** Told how long each part of a step took, in milliseconds. */
+  measured(part: string, milliseconds: number): void;
+}>;
+
+/** What a plan finds: everything about the pod, and why it can't move. */
+export type Examined = Readonly<{
+  facts: PodFacts;
+  refusals: readonly { site: "source" | "destination"; code: ErrorCode; detail: string }[];
+}>;
+
+/** What of a probe's patience is left for an undo. */
+const probeMarginMs = 500;
+/** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
+const deletionLeadMs = 1_000;
+const goneMs = 60_000;
+
+/**
+ * Both sides' checks; changes nothing.
+ * @throws UmsError SERVICE_NOT_FOUND and what keeps a check from being made
+ */
+export async function examinePod(
+  { cluster, peer, namespace, node, limits }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits">,
+  name: string,
+  signal: AbortSignal,
+): Promise<{ facts?: PodFacts; refusals: Examined["refusals"] }> {
+  const pod = await cluster.get(pods, name, { namespace, signal });
+  if (!pod) throw new UmsError("SERVICE_NOT_FOUND", `There is no pod ${name} in namespace ${namespace}.`);
+  const own = podRefusals(pod).map((refusal) => ({ site: "source" as const, ...refusal }));
+  if (own.length > 0) return { refusals: own };
+  const reference = podReference(pod);
+  const nodeName = pod.spec?.nodeName ?? "";
+  const [described, { items }] = await Promise.all([
+    node(nodeName).then((client) => client.describe(reference, signal)),
+    cluster.list(services, { namespace, signal }),
+  ]);
+  const { measures } = described;
+  const ports = servicePorts(pod, items);
+  const need: PodNeed = {
+    kind: "Pod",
+    pod: pod as PodNeed["pod"],
+    containers: imageDigests(pod),
+    volumes: reference.volumes,
+    ports: [...new Set(ports.map(({ targetPort }) => targetPort))],
+    ...measured(measures),
+  };
+  const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
+  const held = measures.refusals.map(({ code, detail }) => ({ site: "source" as const, code: known(code), detail }));
+  const { checks } = await peer.request<{ checks: { ok: boolean; code?: string; detail?: string; name: string }[] }>({
+    method: "POST",
+    path: "/peer/check",
+    body: need,
+    timeoutMs: limits.preflightMs,
+    signal,
+  });
+  const theirs = checks
+    .filter(({ ok }) => !ok)
+    .map(({ code = "INTERNAL", detail, name: check }) => ({ site: "destination" as const, code: known(code), detail: detail ?? check }));
+  return { facts, refusals: [...held, ...theirs] };
+}
+
+const measured = ({ memoryBytes, fileBytes, kernel, cpuFeatures, uids }: Measures) => ({
+  memoryBytes,
+  fileBytes,
+  kernel,
+  cpuFeatures,
+  uids,
+});
+const known = (code: string): ErrorCode => (Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL");
+
+export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts): { source: Source; destination: Destination } {
+  const { cluster, peer, limits } = parts;
+  const { id } = plan;
+  const base = `/peer/migrations/${id}`;
+
+  const facts = (): PodFacts => {
+    const found = parts.facts.get();
+    if (!found) throw new UmsError("INTERNAL", `Migration ${id} was never admitted.`);
+    return found;
+  };
+  const ask = <T>(
+    method: string,
+    action: string,
+    { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {},
+  ) =>
+    peer.request<T>({
+      method,
+      path: `${base}${action}`,
+      timeoutMs,
+      ...(body === undefined ? {} : { body }),
+      ...(signal ? { signal } : {}),
+    });
+  const onNode = async (action: Parameters<NodeClient["leaving"]>[1], options: Parameters<NodeClient["leaving"]>[3] = {}) => {
+    const { node, pod, target } = facts();
+    return (await parts.node(node)).leaving(id, action, { pod, ...(target ? { target } : {}) }, options);
+  };
+  /** Every node leads the clients that come to it. */
+  const onNodes = async (action: Parameters<NodeClient["forwarding"]>[0]) => {
+    const { forwarding } = facts();
+    if (forwarding) await Promise.all((await parts.nodes()).map((node) => node.forwarding(action, forwarding)));
+  };
+
+  /** Whoever deleted the pod wants it gone, not moved. @throws UmsError POD_DELETED */
+  async function expectWanted(): Promise<void> {
+    const { namespace, name, uid } = facts();
+    const pod = await cluster.get(pods, name, { namespace });
+    if (pod?.metadata?.uid !== uid || pod.metadata.deletionTimestamp !== undefined)
+      throw new UmsError("POD_DELETED", `Pod ${name} was deleted while it moved.`);
+  }
+
+  async function arm(signal: AbortSignal): Promise<void> {
+    const { nodePorts, address } = await ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+    const { ports } = facts();
+    const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
+      const toPort = nodePorts[String(targetPort)];
+      if (toPort === undefined) return [];
+      return [
+        ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, toPort }]),
+        ...(clusterIp === undefined ? [] : [{ address: clusterIp, port, toPort }]),
+      ];
+    });
+    if (led.length === 0) return;
+    await parts.facts.set({ ...facts(), forwarding: { slot: await parts.takeSlot(), to: address, ports: led } });
+    await onNodes("wait");
+  }
+
+  let heldAt = 0;
+  const source: Source = {
+    async admit(_plan, signal) {
+      const limited = AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]);
+      const { facts: found, refusals } = await examinePod(parts, plan.service, limited);
+      const [refused] = refusals;
+      if (refused) throw new UmsError(refused.code, refused.detail);
+      if (found) await parts.facts.set(found);
+    },
+
+    preCopy: {
+      async run(_plan, signal) {
+        await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
+        await arm(signal);
+        // Once more, so that what was written during all that doesn't fall into the freeze.
+        await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
+        await onNode("prepare");
+      },
+      async discard() {
+        await onNode("discard");
+        await onNodes("withdraw");
+      },
+    },
+
+    async holdClients() {
+      heldAt = performance.now();
+      await Promise.all([onNode("hold"), onNodes("install")]);
+    },
+    async releaseClients() {
+      await onNode("release");
+      await onNodes("withdraw");
+    },
+
+    async freeze() {
+      await onNode("freeze");
+    },
+    async thaw() {
+      await onNode("thaw");
+    },
+
+    async transfer(_plan, signal) {
+      // Its end freezes the pod's own group; until then a probe that fails too often has the service killed, and started afresh.
+      const budgetMs = livenessBudgetMs(facts().need.pod);
+      const leftMs = budgetMs === undefined ? limits.transferMs : heldAt + budgetMs - probeMarginMs - performance.now();
+      const probed = AbortSignal.timeout(Math.max(0, Math.round(leftMs)));
+      const { parts: took = {} } = await onNode("transfer", {
+        signal: AbortSignal.any([signal, probed]),
+        timeoutMs: limits.transferMs,
+      }).catch((cause: unknown) => {
+        if (!probed.aborted || signal.aborted) throw cause;
+        throw new UmsError("LIVENESS", `The pod's liveness probe gives up after ${budgetMs} ms.`, { cause });
+      });
+      for (const [part, milliseconds] of Object.entries(took)) parts.measured(part, milliseconds);
+    },
+
+    async forwardClients() {
+      await Promise.all([onNodes("let-through"), onNode("reset")]);
+    },
+
+    async remove() {
+      const { namespace, name, uid } = facts();
+      // First the deletion, so that the kubelet starts nothing in place of what is killed then. Its own signals and hooks
+      // find frozen tasks and a held network, and the tasks die before they run again.
+      if (await cluster.delete(pods, name, { namespace, uid, graceSeconds: 1 })) await sleep(deletionLeadMs);
+      await onNode("kill");
+      for (const until = Date.now() + goneMs; Date.now() < until; await sleep(200)) {
+        if ((await cluster.get(pods, name, { namespace }))?.metadata?.uid !== uid) return;
+      }
+      throw new UmsError("TIMED_OUT", `Pod ${name} has not gone within ${goneMs / 1000} s.`);
+    },
+
+    async cleanUp() {
+      if (!parts.facts.get()) return; // refused at once
+      await onNode("clean-up");
+      await onNodes("end-wait");
+    },
+  };
+
+  const destination: Destination = {
+    async reserve(_plan, signal) {
+      const { need } = facts();
+      await ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      const { token, dataPort } = await ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await parts.facts.set({ ...facts(), target: { site: plan.destination, address: `${parts.peerHost()}:${dataPort}`, token } });
+    },
+    async release() {
+      await ask("DELETE", "");
+    },
+    async restore(_plan, signal) {
+      await Promise.all([onNode("expect-frozen"), expectWanted()]);
+      await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await onNode("expect-frozen"); // the last moment at which it can be undone
+    },
+    async destroyRestored() {
+      // Longer than a restore may take: the destination ends it first.
+      await ask("DELETE", "", { timeoutMs: limits.restoreMs + limits.requestMs });
+    },
+    async commit() {
+      try {
+        const { pod } = await ask<CommitAnswer>("POST", "/commit");
+        if (pod) parts.arrived(pod);
+      } catch (cause) {
+        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
+        throw cause;
+      }
+    },
+  };
+
+  return { source, destination };
+}

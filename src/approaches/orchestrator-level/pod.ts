@@ -1,0 +1,200 @@
+/** A Pod that moves: whether it can, what of it its destination needs, and the Pod that the destination makes of it. */
+import type { PodReference } from "./protocol.ts";
+import type { ErrorCode } from "../../errors.ts";
+import type { Pod, Service } from "../../platforms/kubernetes/kinds.ts";
+
+/** Names the migration whose restore a pod's containers wait for; the shim reads it, the commit removes it. */
+export const restoreAnnotation = "ums.dev/restore";
+const runtimeClass = "ums";
+/** On a Service that UMS made for a pod which arrived: the pod's name. It has no selector, as it leads to the pod before that is Ready. */
+export const podLabel = "ums.dev/pod";
+/** The node label that the RuntimeClass asks for, and that its admission writes into a pod. */
+const restoresLabel = "ums.dev/restores";
+
+type Refusal = Readonly<{ code: ErrorCode; detail: string }>;
+type Container = NonNullable<Pod["spec"]>["containers"][number];
+
+/** What moves with a pod or is made anew at the destination; every other kind of volume stays where it is. */
+const movableVolumes = new Set(["emptyDir", "configMap", "secret", "projected", "downwardAPI"]);
+const standardResources = /^(cpu|memory|ephemeral-storage)$/;
+
+/** Why this pod can't move, as its object alone tells. */
+export function podRefusals(pod: Pod): Refusal[] {
+  const { metadata = {}, spec, status = {} } = pod;
+  if (!spec) return [{ code: "SERVICE_NOT_RUNNING", detail: "The pod has no spec." }];
+  const containers = [...(spec.initContainers ?? []), ...spec.containers];
+  const refusals: (Refusal | false | undefined)[] = [
+    status.phase !== "Running" && { code: "SERVICE_NOT_RUNNING", detail: `Pod ${metadata.name} is ${status.phase ?? "unknown"}.` },
+    metadata.deletionTimestamp !== undefined && { code: "SERVICE_NOT_RUNNING", detail: `Pod ${metadata.name} is being deleted.` },
+    ...(metadata.ownerReferences ?? []).map(({ kind, name }) => ({
+      code: "POD_OWNED" as const,
+      detail: `${kind} ${name} owns the pod, and would make another in its place.`,
+    })),
+    metadata.annotations?.["kubernetes.io/config.mirror"] !== undefined && {
+      code: "POD_OWNED",
+      detail: "It is a static pod: the kubelet would make it again.",
+    },
+    metadata.annotations?.[restoreAnnotation] !== undefined && { code: "ALREADY_MIGRATING", detail: "The pod is still arriving here." },
+    ...(["hostNetwork", "hostPID", "hostIPC"] as const).map(
+      (field) => spec[field] === true && { code: "HOST_NAMESPACE" as const, detail: `The pod has ${field}.` },
+    ),
+    spec.shareProcessNamespace === true && { code: "SHARED_PROCESSES", detail: "The pod's containers share a PID namespace." },
+    spec.hostUsers === false && { code: "USER_NAMESPACE", detail: "The pod runs in a user namespace (hostUsers: false)." },
+    spec.runtimeClassName !== undefined &&
+      spec.runtimeClassName !== runtimeClass && { code: "RUNTIME_NOT_RUNC", detail: `The pod's RuntimeClass is ${spec.runtimeClassName}.` },
+    (spec.resourceClaims ?? []).length > 0 && { code: "DEVICE", detail: "The pod has resource claims." },
+    (spec.ephemeralContainers ?? []).length > 0 && { code: "UNSUPPORTED_SETTING", detail: "The pod has ephemeral containers." },
+    ...(spec.volumes ?? []).flatMap(volumeRefusals),
+    ...containers.flatMap(containerRefusals),
+    ...(status.containerStatuses ?? []).map(
+      ({ name, state }) => !state?.running && { code: "SERVICE_NOT_RUNNING" as const, detail: `Container ${name} does not run.` },
+    ),
+  ];
+  return refusals.filter((refusal) => refusal !== false && refusal !== undefined);
+}
+
+function volumeRefusals(volume: NonNullable<NonNullable<Pod["spec"]>["volumes"]>[number]): Refusal[] {
+  const kind = Object.keys(volume).find((key) => key !== "name") ?? "emptyDir";
+  if (kind === "hostPath") return [{ code: "HOST_PATH", detail: `Volume ${volume.name} is ${volume.hostPath?.path} of the node.` }];
+  if (kind === "persistentVolumeClaim" || kind === "ephemeral") return [{ code: "CLAIM", detail: `Volume ${volume.name} is a claim.` }];
+  if (volume.emptyDir?.medium?.startsWith("HugePages")) return [{ code: "HUGEPAGES", detail: `Volume ${volume.name} is of huge pages.` }];
+  return movableVolumes.has(kind) ? [] : [{ code: "VOLUME_UNSUPPORTED", detail: `Volume ${volume.name} is of kind ${kind}.` }];
+}
+
+function containerRefusals({ name, resources, tty, volumeDevices }: Container): Refusal[] {
+  const wanted = [...new Set([...Object.keys(resources?.limits ?? {}), ...Object.keys(resources?.requests ?? {})])];
+  return wanted
+    .filter((resource) => !standardResources.test(resource))
+    .map((resource): Refusal =>
+      resource.startsWith("hugepages-")
+        ? { code: "HUGEPAGES", detail: `Container ${name} has ${resource}.` }
+        : { code: "DEVICE", detail: `Container ${name} has ${resource}.` },
+    )
+    .concat(tty === true ? [{ code: "TERMINAL", detail: `Container ${name} has a terminal.` }] : [])
+    .concat((volumeDevices ?? []).length > 0 ? [{ code: "CLAIM", detail: `Container ${name} has a block device.` }] : []);
+}
+
+/** The containers that run, in the order in which the kubelet starts them: sidecars come first. */
+function runningContainers({ spec }: Pod): Container[] {
+  return [...(spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always"), ...(spec?.containers ?? [])];
+}
+
+/** Kubernetes' own defaults, which the API server has filled in, as a rule. */
+const probeDefaults = { periodSeconds: 10, timeoutSeconds: 1, failureThreshold: 3 };
+
+/** For how long no liveness probe can have failed so often that the kubelet kills a container; undefined: there is none. */
+export function livenessBudgetMs(pod: Pod): number | undefined {
+  const budgets = runningContainers(pod).flatMap(({ livenessProbe }) => {
+    if (!livenessProbe) return [];
+    const { periodSeconds, timeoutSeconds, failureThreshold } = { ...probeDefaults, ...livenessProbe };
+    return [(failureThreshold - 1) * periodSeconds * 1000 + timeoutSeconds * 1000];
+  });
+  return budgets.length === 0 ? undefined : Math.min(...budgets);
+}
+
+/** @throws Error where the pod's status lacks a container: it is refused before */
+export function podReference(pod: Pod): PodReference {
+  const { metadata = {}, spec, status = {} } = pod;
+  const statuses = [...(status.initContainerStatuses ?? []), ...(status.containerStatuses ?? [])];
+  return {
+    namespace: metadata.namespace ?? "default",
+    name: metadata.name ?? "",
+    uid: metadata.uid ?? "",
+    containers: runningContainers(pod).map(({ name }) => {
+      const found = statuses.find((each) => each.name === name);
+      return { name, id: found?.containerID?.replace(/^[a-z-]+:\/\//, "") ?? "", restarts: found?.restartCount ?? 0 };
+    }),
+    volumes: (spec?.volumes ?? []).flatMap(({ name, emptyDir }) => (emptyDir ? [name] : [])),
+  };
+}
+
+/** The digest by which each running container's image can be pulled, where the node knows one. */
+export function imageDigests(pod: Pod): { name: string; imageDigest?: string }[] {
+  const { status = {} } = pod;
+  const statuses = [...(status.initContainerStatuses ?? []), ...(status.containerStatuses ?? [])];
+  return runningContainers(pod).map(({ name }) => {
+    // An image that was only imported has no registry's digest, and is a bare id here.
+    const digest = /@(sha256:[0-9a-f]{64})$/.exec(statuses.find((each) => each.name === name)?.imageID ?? "")?.[1];
+    return { name, ...(digest === undefined ? {} : { imageDigest: digest }) };
+  });
+}
+
+/** A Service's port that leads to a port of the pod. */
+export type ServicePort = Readonly<{ service: string; clusterIp?: string; port: number; nodePort?: number; targetPort: number }>;
+
+/** The TCP ports by which the Services of its namespace lead to the pod. */
+export function servicePorts(pod: Pod, services: readonly Service[]): ServicePort[] {
+  const labels = pod.metadata?.labels ?? {};
+  const selects = ({ metadata, spec }: Service) => {
+    if (metadata?.labels?.[podLabel] === pod.metadata?.name) return true;
+    const selector = Object.entries(spec?.selector ?? {});
+    return selector.length > 0 && selector.every(([key, value]) => labels[key] === value);
+  };
+  const named = new Map(
+    runningContainers(pod).flatMap(({ ports = [] }) =>
+      ports.flatMap(({ name, containerPort }) => (name === undefined ? [] : [[name, containerPort] as const])),
+    ),
+  );
+  return services.filter(selects).flatMap(({ metadata, spec }) =>
+    (spec?.ports ?? []).flatMap(({ port, nodePort, targetPort, protocol = "TCP" }): ServicePort[] => {
+      // IntOrString on the wire: a number, a name, or nothing for the same as the port.
+      const target = targetPort;
+      const resolved = typeof target === "string" ? named.get(target) : (target ?? port);
+      const clusterIp = spec?.clusterIP === "None" ? undefined : spec?.clusterIP;
+      if (protocol !== "TCP" || resolved === undefined) return [];
+      return [
+        {
+          service: metadata?.name ?? "",
+          port,
+          targetPort: resolved,
+          ...(clusterIp === undefined ? {} : { clusterIp }),
+          ...(nodePort === undefined ? {} : { nodePort }),
+        },
+      ];
+    }),
+  );
+}
+
+/**
+ * The Pod that the destination makes. docs/kubernetes.md lists each field that changes, and why.
+ * @param digests of the images, as the source runs them
+ */
+export function destinationPod(
+  pod: Pod,
+  { migration, digests }: { migration: string; digests: readonly { name: string; imageDigest?: string | undefined }[] },
+): Pod {
+  const { metadata = {}, spec } = pod;
+  if (!spec) throw new Error("The pod has no spec.");
+  const { nodeName: _node, priority: _priority, overhead: _overhead, ephemeralContainers: _debug, ...kept } = spec;
+  const digestOf = new Map(digests.map(({ name, imageDigest }) => [name, imageDigest]));
+  const moved = ({ lifecycle, ...container }: Container): Container => {
+    const digest = digestOf.get(container.name);
+    const { postStart: _done, ...hooks } = lifecycle ?? {};
+    return {
+      ...container,
+      ...(digest === undefined || container.image?.includes("@") ? {} : { image: `${container.image}@${digest}` }),
+      ...(Object.keys(hooks).length === 0 ? {} : { lifecycle: hooks }),
+    };
+  };
+  // Those that have run to their end don't run again.
+  const sidecars = (spec.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always").map(moved);
+  const { initContainers: _all, nodeSelector = {}, ...withoutInit } = kept;
+  const { [restoresLabel]: _ours, ...nodeLabels } = nodeSelector;
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: metadata.name ?? "",
+      namespace: metadata.namespace ?? "default",
+      ...(metadata.labels ? { labels: metadata.labels } : {}),
+      annotations: { ...metadata.annotations, [restoreAnnotation]: migration },
+    },
+    spec: {
+      ...withoutInit,
+      ...(Object.keys(nodeLabels).length > 0 ? { nodeSelector: nodeLabels } : {}),
+      ...(sidecars.length > 0 ? { initContainers: sidecars } : {}),
+      containers: spec.containers.map(moved),
+      runtimeClassName: runtimeClass,
+    },
+  };
+}

@@ -1,0 +1,182 @@
+/** What crosses between the parts of the orchestrator-level approach, validated where it comes in. */
+import { type Static, Type } from "typebox";
+import { siteNamePattern } from "../../names.ts";
+import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+
+const closed = { additionalProperties: false } as const;
+const Bytes = Type.Integer({ minimum: 0 });
+/** RFC 1123 label, as Kubernetes names containers and volumes. */
+const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
+const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
+const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
+const Secret = Type.String({ pattern: "^[0-9a-f]{32}$" });
+/** The node's address, and what proves that its pod is meant. */
+const Token = Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" });
+const Address = Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" });
+const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
+
+/** A pod as its API object names it: enough to find it on its node. */
+export const PodReference = Type.Object(
+  {
+    namespace: Label,
+    name: Type.String({ maxLength: 253, pattern: "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" }),
+    uid: Uid,
+    /** In the order in which the kubelet starts them. */
+    containers: Type.Array(Type.Object({ name: Label, id: ContainerId, restarts: Type.Integer({ minimum: 0 }) }, closed), {
+      minItems: 1,
+      maxItems: 64,
+    }),
+    /** Names of its emptyDir volumes. */
+    volumes: Type.Array(Label, { maxItems: 64 }),
+  },
+  closed,
+);
+export type PodReference = Static<typeof PodReference>;
+
+const Freezer = Type.Object({ version: Type.Union([Type.Literal(1), Type.Literal(2)]), directory: Path }, closed);
+
+/** The same on its node: what the source's half works with. Durable, so that an undo finds it after a crash. */
+export const PodOnNode = Type.Object(
+  {
+    uid: Uid,
+    containers: Type.Array(
+      Type.Object(
+        {
+          name: Label,
+          id: ContainerId,
+          pid: Type.Integer({ minimum: 2 }),
+          runcRoot: Path,
+          freezer: Freezer,
+          changesDirectory: Path,
+          logPath: Path,
+        },
+        closed,
+      ),
+    ),
+    volumes: Type.Array(Type.Object({ name: Label, directory: Path }, closed)),
+    /** The pod's own /dev/shm. */
+    shm: Type.Optional(Path),
+  },
+  closed,
+);
+export type PodOnNode = Static<typeof PodOnNode>;
+
+/** What a node finds out about a pod beforehand. */
+export type Measures = Readonly<{
+  memoryBytes: number;
+  fileBytes: number;
+  kernel: string;
+  cpuFeatures: string[];
+  uids: number[];
+  refusals: { code: string; detail: string }[];
+}>;
+
+/** All that the destination must know beforehand. `pod` is the manifest of the pod to make; the destination judges it as any user's. */
+export const PodNeed = Type.Object(
+  {
+    kind: Type.Literal("Pod"),
+    pod: Type.Object({
+      metadata: Type.Object({ name: PodReference.properties.name, namespace: Label }),
+      spec: Type.Object({ containers: Type.Array(Type.Object({ name: Label })) }),
+    }),
+    /** In the order in which the kubelet starts them; with the image's digest where the source knows it. */
+    containers: Type.Array(
+      Type.Object({ name: Label, imageDigest: Type.Optional(Type.String({ pattern: "^sha256:[0-9a-f]{64}$" })) }, closed),
+      {
+        minItems: 1,
+        maxItems: 64,
+      },
+    ),
+    volumes: Type.Array(Label, { maxItems: 64 }),
+    /** TCP ports of the pod that Services of the source lead to. */
+    ports: Type.Array(Port, { maxItems: 256 }),
+    memoryBytes: Bytes,
+    fileBytes: Bytes,
+    kernel: Type.String({ maxLength: 128 }),
+    cpuFeatures: Type.Array(Type.String({ maxLength: 64 }), { maxItems: 1024 }),
+    uids: Type.Array(Type.Integer({ minimum: 0 }), { maxItems: 1024 }),
+  },
+  closed,
+);
+export type PodNeed = Static<typeof PodNeed>;
+
+/** What the destination answers once its Pod has a node. */
+export type CreateAnswer = Readonly<{
+  /** Names the node, for whichever interface gets the data connection. */
+  token: string;
+  /** Ports of the destination's interfaces, all nodes alike. */
+  dataPort: number;
+}>;
+
+/** What the destination answers once it owns the service: the Pod, if it is still there. */
+export type CommitAnswer = Readonly<{ pod: Pod | null }>;
+
+/** What the destination answers once its Pod waits for the memory. */
+export type ArmAnswer = Readonly<{
+  /** How the pod's ports can be reached at the destination from outside: at any of its nodes. */
+  nodePorts: Readonly<Record<string, number>>;
+  /** A node's address. */
+  address: string;
+}>;
+
+/** Where a source's interface sends to. */
+export const DataTarget = Type.Object({ site: Type.String({ pattern: siteNamePattern }), address: Address, token: Token }, closed);
+export type DataTarget = Static<typeof DataTarget>;
+
+/** How a node leads clients of a Service to the destination. */
+export const NodeForwarding = Type.Object(
+  {
+    slot: Type.Integer({ minimum: 1, maximum: 250 }),
+    to: Type.String({ maxLength: 253 }),
+    ports: Type.Array(
+      Type.Object(
+        {
+          /** Empty: every address of the node (a node port). */
+          address: Type.String({ pattern: "^[0-9.]*$" }),
+          port: Port,
+          toPort: Port,
+        },
+        closed,
+      ),
+      { maxItems: 256 },
+    ),
+  },
+  closed,
+);
+export type NodeForwarding = Static<typeof NodeForwarding>;
+
+/** Body of every request about a pod that leaves. */
+export const LeavingPod = Type.Object({ pod: PodOnNode, target: Type.Optional(DataTarget) }, closed);
+export type LeavingPod = Static<typeof LeavingPod>;
+
+/** Body of the request that announces a pod which arrives. */
+export const ArrivingPod = Type.Object(
+  {
+    uid: Uid,
+    namespace: PodReference.properties.namespace,
+    name: PodReference.properties.name,
+    /** The site that may send. */
+    peer: Type.String({ pattern: siteNamePattern }),
+    secret: Secret,
+    containers: Type.Array(Label, { minItems: 1, maxItems: 64 }),
+    volumes: Type.Array(Label, { maxItems: 64 }),
+    memoryBytes: Bytes,
+  },
+  closed,
+);
+export type ArrivingPod = Static<typeof ArrivingPod>;
+
+/** What a stream of the data connection carries. */
+export const PodStream = Type.Union([
+  Type.Object(
+    {
+      kind: Type.Literal("tree"),
+      tree: Type.String({ pattern: "^(shm|changes:[a-z0-9-]{1,63}|volume:[a-z0-9-]{1,63})$" }),
+      deleted: Type.Array(Type.String()),
+    },
+    closed,
+  ),
+  Type.Object({ kind: Type.Literal("log"), container: Label }, closed),
+]);
+export type PodStream = Static<typeof PodStream>;

@@ -1,0 +1,211 @@
+/** The parts of UMS in a cluster, each a process of its own: `ums coordinator`, `ums operator`, `ums interface`. */
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { FastifyBaseLogger } from "fastify";
+import type { Logger } from "pino";
+import { createIncomingPods } from "../approaches/orchestrator-level/incoming.ts";
+import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
+import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
+import { PodNeed } from "../approaches/orchestrator-level/protocol.ts";
+import {
+  clusterLimits,
+  type ClusterSettings,
+  coordinatorNodePort,
+  coordinatorPort,
+  healthPort,
+  interfacePort,
+} from "../cluster-settings.ts";
+import { type Cluster, openCluster } from "../platforms/kubernetes/client.ts";
+import { connectByKubeconfig, connectInCluster } from "../platforms/kubernetes/connection.ts";
+import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
+import { nodes } from "../platforms/kubernetes/kinds.ts";
+import { standForLeader } from "../platforms/kubernetes/lease.ts";
+import { openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
+import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
+import { formatAddress } from "../trust/address.ts";
+import { createPairing } from "../trust/pairing.ts";
+import { createPeerInterfaceClient } from "../trust/peer-client.ts";
+import { openTrust, type Trust } from "../trust/trust.ts";
+import { createArrivalRecords } from "./coordinator/arrivals.ts";
+import { createClusterCoordinator } from "./coordinator/cluster.ts";
+import { createLocalApi, createOriginalApi, listenOnSocket } from "./coordinator/http.ts";
+import { createMetrics } from "./coordinator/metrics.ts";
+import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
+import { createPeople } from "./coordinator/people.ts";
+import { takeData, tokenHeader } from "./interface/data.ts";
+import { install, onNode } from "./interface/installation.ts";
+import { registerNodeRoutes } from "./interface/routes.ts";
+import { operate } from "./operator/operator.ts";
+import { answerPodmigrations } from "./operator/podmigrations.ts";
+import { createPodmigrationRequests } from "./coordinator/podmigrations.ts";
+
+export type Part = Readonly<{ settings: ClusterSettings; log: Logger; signal: AbortSignal }>;
+
+const socketPath = "/tmp/ums.sock";
+/** On the node; mounted at the same paths into the interface's pod. */
+const nodeDirectories = {
+  work: "/var/lib/ums/work",
+  staging: { changes: "/var/lib/containerd/ums", volumes: "/var/lib/kubelet/ums" },
+} as const;
+const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
+const restoresLabel = "ums.dev/restores";
+
+async function open({ settings, log, signal }: Part, { makesKeys }: { makesKeys: boolean }): Promise<{ cluster: Cluster; trust: Trust }> {
+  const connection =
+    settings.KUBECONFIG === undefined
+      ? connectInCluster({ host: settings.KUBERNETES_SERVICE_HOST, port: settings.KUBERNETES_SERVICE_PORT })
+      : await connectByKubeconfig(settings.KUBECONFIG);
+  const cluster = openCluster(connection);
+  const store = openTrustSecret(cluster, { signal, onTrouble: (cause) => log.warn({ cause }, "the site's keys can't be watched") });
+  const trust = await openTrust(store, settings.SITE_NAME ?? (await defaultSiteName(cluster)), { makesKeys, signal });
+  return { cluster, trust };
+}
+
+/** A cluster has no name of its own; the id of its oldest namespace is as lasting. */
+async function defaultSiteName(cluster: Cluster): Promise<string> {
+  const { namespaces } = await import("../platforms/kubernetes/kinds.ts");
+  const oldest = await cluster.get(namespaces, "kube-system");
+  return `cluster-${oldest?.metadata?.uid?.slice(0, 8) ?? "unnamed"}`;
+}
+
+export async function runCoordinator(part: Part): Promise<void> {
+  const { settings, log, signal } = part;
+  const { cluster, trust } = await open(part, { makesKeys: true });
+  const interfaces = await followInterfaces({ cluster, trust, service: settings.SSU_INTERFACE_SERVICE, port: interfacePort, signal });
+  const coordinator = await createClusterCoordinator({ cluster, trust, interfaces, limits: clusterLimits, log, signal });
+  const told = settings.ADVERTISE.split(/[\s,]+/).filter(Boolean);
+  const { SSU_INTERFACE_HOST: host } = settings;
+  const addresses = told.length > 0 || host === undefined ? told : [formatAddress({ host, port: coordinatorNodePort })];
+  const pairing = createPairing({ trust, addresses, port: coordinatorPort });
+  const logger = log as FastifyBaseLogger;
+  const parts = {
+    coordinator,
+    trust,
+    pairing,
+    addresses,
+    metrics: createMetrics(() => coordinator.migrations()),
+    log: logger,
+    original: {
+      approach: "ssu" as const,
+      podmigrations: createPodmigrationRequests(cluster),
+      ...(settings.SSU_INTERFACE_ENABLE === ""
+        ? {}
+        : { ssu: { host: settings.SSU_INTERFACE_HOST, port: settings.SSU_INTERFACE_NODEPORT } }),
+    },
+  };
+  const api = createLocalApi(parts);
+  await listenOnSocket(api, { path: socketPath });
+  const unsafeApi = settings.UNSAFE_HTTP ? createOriginalApi(parts) : undefined;
+  await unsafeApi?.ready();
+  if (unsafeApi) log.warn("UNSAFE_HTTP is set: whoever reaches this port by plain HTTP may move any pod");
+  const incoming = createIncomingPods({
+    cluster,
+    records: createArrivalRecords(cluster, { siteName: trust.siteName }),
+    node: async (name) => interfaces.node(name),
+    dataPort: settings.SSU_INTERFACE_NODEPORT,
+    limits: clusterLimits,
+  });
+  const server = createPeerServer({
+    trust,
+    pairing,
+    log: logger,
+    people: createPeople(cluster, api),
+    ...(unsafeApi ? { unsafeHttp: unsafeApi } : {}),
+    registerPeerRoutes(app) {
+      const { create, arm, restore, commit, ...arrivals } = incoming;
+      registerPeerRoutes(app, { need: PodNeed, arrivals: { ...arrivals, actions: { create, arm, restore, commit } } });
+    },
+    onData: (socket) => void socket.destroy(), // the interfaces take data
+  });
+  await listenForPeers(server, { host: "::", port: coordinatorPort });
+  log.info({ site: trust.siteName, fingerprint: trust.fingerprint }, "serving");
+  await aborted(signal);
+  await server.close();
+  await api.close();
+  await unsafeApi?.close();
+  interfaces.close();
+}
+
+export async function runOperator(part: Part): Promise<void> {
+  const { settings, log, signal } = part;
+  await using health = createServer((_request, response) => void response.end("OK")).listen(healthPort);
+  void health;
+  const { cluster, trust } = await open(part, { makesKeys: false });
+  const interfaces = await followInterfaces({ cluster, trust, service: settings.SSU_INTERFACE_SERVICE, port: interfacePort, signal });
+  await standForLeader({
+    cluster,
+    namespace: cluster.namespace,
+    name: "migration-operator",
+    identity: settings.POD_NAME,
+    signal,
+    onTrouble: (cause) => log.warn({ cause }, "the operators' lease"),
+    lead: async (tenure) => {
+      log.info({ owner: tenure.owner, site: trust.siteName }, "leading");
+      const parts = { cluster, trust, interfaces, log };
+      const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
+      await Promise.all([
+        operate({ ...parts, maxConcurrentMigrations, limits: clusterLimits, breakpoints: BREAKPOINTS !== "" }, tenure),
+        answerPodmigrations(parts, tenure),
+      ]);
+    },
+  });
+  interfaces.close();
+}
+
+export async function runInterface(part: Part): Promise<void> {
+  const { settings, log, signal } = part;
+  const { cluster, trust } = await open(part, { makesKeys: false });
+  const leaving = createLeaving({
+    tools: { runc: [...onNode, "runc"], criu: "/opt/ums/criu/criu" },
+    imageDirectories,
+    workDirectory: nodeDirectories.work,
+    limits: clusterLimits,
+    openData: ({ site, address, token }, migrationId, waiting) =>
+      createPeerInterfaceClient(trust, site, address).openData({ migrationId, signal: waiting, headers: { [tokenHeader]: token } }),
+  });
+  const arriving = createArriving({
+    imageDirectories,
+    stagingDirectories: nodeDirectories.staging,
+    restoreTimeoutMs: clusterLimits.restoreMs,
+    log,
+  });
+  const pairing = createPairing({ trust, addresses: [], port: interfacePort });
+  const server = createPeerServer({
+    trust,
+    pairing,
+    log: log,
+    registerPeerRoutes: () => undefined,
+    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, address: settings.HOST_IP }),
+    onData: (socket, head, connection) => {
+      takeData({ socket, head, connection }, { trust, arriving, address: settings.HOST_IP, port: interfacePort }).catch(
+        (cause: unknown) => {
+          log.warn({ migration: connection.migrationId, cause }, "a data connection was refused");
+          socket.destroy();
+        },
+      );
+    },
+  });
+  // Sources need CRIU alone; a node that can't be changed still gives its pods away.
+  const installed = await install({ restart: settings.CONTAINERD_RESTART }).then(
+    ({ changed }) => {
+      log.info({ changed, node: settings.NODE_NAME }, "the node can take pods in");
+      return true;
+    },
+    (cause: unknown) => {
+      log.warn({ cause, node: settings.NODE_NAME }, "the node can't take pods in");
+      return false;
+    },
+  );
+  const labels = { [restoresLabel]: installed ? "true" : null };
+  await cluster.patch(nodes, settings.NODE_NAME, { metadata: { labels } }, { signal });
+  await listenForPeers(server, { host: settings.HOST_IP, port: interfacePort });
+  log.info({ site: trust.siteName, node: settings.NODE_NAME }, "serving");
+  await aborted(signal);
+  leaving.close();
+  arriving.close();
+  await server.close();
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await once(signal, "abort");
+}

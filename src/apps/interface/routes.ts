@@ -1,0 +1,136 @@
+/** The interface of a node behind HTTP: what the other parts of its own site may ask. */
+import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Type } from "typebox";
+import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
+import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
+import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
+import { ArrivingPod, LeavingPod, NodeForwarding, PodReference } from "../../approaches/orchestrator-level/protocol.ts";
+import { UmsError } from "../../errors.ts";
+import { migrationIdPattern } from "../../names.ts";
+import type { PeerApp } from "../../server/peer-server.ts";
+import {
+  type Forwarding,
+  forwardingTo,
+  installForwarding,
+  letThrough,
+  makeWaitingPlace,
+  removeForwarding,
+  removeWaitingPlace,
+  withdrawForwarding,
+} from "../../traffic/forward.ts";
+
+const closed = { additionalProperties: false } as const;
+const params = Type.Object({ id: Type.String({ pattern: migrationIdPattern }) }, closed);
+const ArrivedPod = Type.Pick(ArrivingPod, ["uid", "containers"], closed);
+type ById = { Params: { id: string } };
+
+/** @param options.address of this node */
+export function registerNodeRoutes(
+  app: PeerApp,
+  { leaving, arriving, address }: { leaving: Leaving; arriving: Arriving; address: string },
+): void {
+  app.post<{ Body: PodReference }>("/node/describe", { schema: { body: PodReference } }, (request) =>
+    leaving.describe(request.body, AbortSignal.timeout(120_000)),
+  );
+
+  // A request that hangs up gives up what it asked for, so that an undo doesn't wait for it.
+  const actions: Record<LeavingAction, (id: string, body: LeavingPod, signal: AbortSignal) => Promise<unknown> | void> = {
+    "pre-copy": (id, body, signal) => leaving.preCopy(id, body, signal),
+    prepare: (id, body) => leaving.prepare(id, body),
+    hold: (_id, { pod }) => leaving.hold(pod),
+    release: (_id, { pod }) => leaving.release(pod),
+    freeze: (_id, { pod }) => leaving.freeze(pod),
+    thaw: (id, { pod }) => leaving.thaw(id, pod),
+    "expect-frozen": (_id, { pod }) => leaving.expectFrozen(pod),
+    transfer: (id, body, signal) => leaving.transfer(id, body, signal),
+    reset: (_id, { pod }) => leaving.reset(pod),
+    kill: (_id, { pod }) => leaving.kill(pod),
+    discard: (id) => leaving.discard(id),
+    "clean-up": (id) => leaving.cleanUp(id),
+  };
+  for (const action of leavingActions) {
+    app.post<ById & { Body: LeavingPod }>(
+      `/node/leaving/:id/${action}`,
+      { schema: { params, body: LeavingPod } },
+      async (request, reply) => {
+        const hungUp = new AbortController();
+        reply.raw.once("close", () => reply.raw.writableEnded || hungUp.abort());
+        return (await actions[action](request.params.id, request.body, hungUp.signal)) ?? {};
+      },
+    );
+  }
+
+  app.put<ById & { Body: ArrivingPod }>("/node/arriving/:id", { schema: { params, body: ArrivingPod } }, async (request) => {
+    await arriving.announce(request.params.id, request.body);
+    return {};
+  });
+  const Arm = Type.Object({ timeoutMs: Type.Integer({ minimum: 1, maximum: 3_600_000 }) }, closed);
+  app.post<ById & { Body: { timeoutMs: number } }>("/node/arriving/:id/arm", { schema: { params, body: Arm } }, (request, reply) => {
+    const hungUp = new AbortController();
+    reply.raw.once("close", () => reply.raw.writableEnded || hungUp.abort());
+    return arriving.arm(request.params.id, { timeoutMs: request.body.timeoutMs, signal: hungUp.signal });
+  });
+  app.post<ById>("/node/arriving/:id/restore", { schema: { params } }, async (request) => {
+    await arriving.restore(request.params.id);
+    return {};
+  });
+  type Arrived = ById & { Body: { uid: string; containers: string[] } };
+  app.post<Arrived>("/node/arriving/:id/state", { schema: { params, body: ArrivedPod } }, async (request) => ({
+    state: await arriving.state(request.params.id, request.body),
+  }));
+  app.post<Arrived>("/node/arriving/:id/take-over", { schema: { params, body: ArrivedPod } }, async (request) => {
+    await arriving.takeOver(request.params.id, request.body);
+    return {};
+  });
+  app.post<Arrived>("/node/arriving/:id/destroy", { schema: { params, body: ArrivedPod } }, async (request) => {
+    await arriving.destroy(request.params.id, request.body);
+    return {};
+  });
+
+  const Ports = Type.Object({ ports: Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: 256 }) }, closed);
+  app.post<{ Body: { ports: number[] } }>("/node/led", { schema: { body: Ports } }, async (request) => {
+    await Promise.all(request.body.ports.map((port) => expectLed({ host: address, port })));
+    return {};
+  });
+
+  const forwarding: Record<(typeof forwardingActions)[number], (forwarding: NodeForwarding) => Promise<void>> = {
+    wait: ({ slot }) => makeWaitingPlace(slot),
+    install: async (wanted) => installForwarding(await resolved(wanted)),
+    "let-through": async (wanted) => letThrough(await resolved(wanted)),
+    "end-wait": ({ slot }) => removeWaitingPlace(slot),
+    withdraw: ({ slot }) => withdrawForwarding(slot),
+    remove: ({ slot }) => removeForwarding(slot),
+  };
+  for (const action of forwardingActions) {
+    app.post<{ Body: NodeForwarding }>(`/node/forwarding/${action}`, { schema: { body: NodeForwarding } }, async (request) => {
+      await forwarding[action](request.body);
+      return {};
+    });
+  }
+}
+
+/** The same forwarding, as this node would lead it. */
+function resolved({ slot, to, ports }: NodeForwarding): Promise<Forwarding> {
+  return forwardingTo(to, {
+    slot,
+    ports: ports.map(({ address, port, toPort }) => ({ hostIp: address, hostPort: port, protocol: "tcp" as const, toPort })),
+  });
+}
+
+const ledMs = 15_000;
+const silentMs = 300;
+
+/** kube-proxy refuses for a Service whose endpoint it hasn't seen yet. Once it leads to the pod, the hold there is silent. */
+async function expectLed({ host, port }: { host: string; port: number }): Promise<void> {
+  for (const until = Date.now() + ledMs; Date.now() < until; await sleep(50)) {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const socket = connect({ host, port });
+    socket.setTimeout(silentMs, () => resolve(true));
+    socket.on("error", () => resolve(false)).on("connect", () => resolve(true));
+    const led = await promise;
+    socket.destroy();
+    if (led) return;
+  }
+  throw new UmsError("TIMED_OUT", `Port ${port} of the node does not lead to the pod: does kube-proxy run?`);
+}

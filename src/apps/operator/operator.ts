@@ -1,0 +1,334 @@
+/**
+ * Carries the migrations that leave this cluster to their ends. One instance works at a time; its successor takes up
+ * what it finds, from the journals in the objects.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger } from "pino";
+import { createOutgoingPod, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { withBreakpoint } from "../../breakpoint.ts";
+import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
+import { TakenOver } from "../../engine/ports.ts";
+import { createReport, type Report } from "../../engine/report.ts";
+import { codeOf, errorTable, UmsError } from "../../errors.ts";
+import type { Cluster } from "../../platforms/kubernetes/client.ts";
+import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
+import { type MigrationRecord, openRecord } from "../../platforms/kubernetes/journal.ts";
+import {
+  destinationIsGone,
+  migrationFinalizer,
+  type MigrationObject,
+  migrations,
+  newMigrationId,
+} from "../../platforms/kubernetes/migration.ts";
+import { pods } from "../../platforms/kubernetes/kinds.ts";
+import { tell } from "../../platforms/kubernetes/story.ts";
+import { parseAddress } from "../../trust/address.ts";
+import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
+import type { Peer, Trust } from "../../trust/trust.ts";
+
+export type OperatorParts = Readonly<{
+  cluster: Cluster;
+  trust: Trust;
+  interfaces: Interfaces;
+  maxConcurrentMigrations: number;
+  limits: Readonly<{ preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number }>;
+  /** For tests: objects may have {@link breakpointAnnotation}. */
+  breakpoints: boolean;
+  log: Logger;
+}>;
+
+const breakpointAnnotation = "ums.dev/breakpoint";
+
+const firstRetryMs = 500;
+const lastRetryMs = 5_000;
+const slots = 250;
+const reclaimEveryMs = 2_000;
+const orphansEveryMs = 15_000;
+/** What kube-proxy takes to follow a pod that has become Ready. */
+const proxyLagMs = 2_000;
+
+type Running = { readonly controller: AbortController; finished: Promise<void> };
+
+/** Works until the signal aborts, which it does when another instance leads. @param owner names this tenure in the journals */
+export async function operate(parts: OperatorParts, { signal, owner }: { signal: AbortSignal; owner: string }): Promise<void> {
+  const { cluster, trust, interfaces, limits, log } = parts;
+  const known = new Map<string, MigrationObject>();
+  const running = new Map<string, Running>();
+  const queue: string[] = [];
+  const peers = new Map<string, PeerClient>();
+  const keyOf = ({ metadata }: MigrationObject) => `${metadata.namespace}/${metadata.name}`;
+
+  const peerClient = (name: string) => {
+    let client = peers.get(name);
+    if (!client) peers.set(name, (client = createPeerClient(trust, name)));
+    return client;
+  };
+
+  /** The site that an object's `destination` means: its name, or an address given at the pairing. */
+  function siteOf(destination: string): Peer {
+    const wanted = destination.toLowerCase();
+    const found = trust.peers().find(({ name, addresses }) => name === wanted || addresses.some((each) => each.toLowerCase() === wanted));
+    if (!found) throw new UmsError("SITE_NOT_FOUND", `No paired site is called ${destination} or has that address.`);
+    return found;
+  }
+
+  async function takeSlot(): Promise<number> {
+    const taken = new Set(
+      [...known.values()].map((object) => (object.status?.facts?.["source"] as PodFacts | undefined)?.forwarding?.slot),
+    );
+    for (let slot = 1; slot <= slots; slot++) if (!taken.has(slot)) return slot;
+    throw new UmsError("SITE_BUSY", `This cluster keeps ${slots} forwardings.`);
+  }
+
+  async function run(key: string, controller: AbortController): Promise<void> {
+    const object = known.get(key);
+    if (!object) return;
+    const { namespace = "default", name = "" } = object.metadata;
+    if (!object.metadata.finalizers?.includes(migrationFinalizer)) {
+      const finalizers = [...(object.metadata.finalizers ?? []), migrationFinalizer];
+      await cluster.patch(migrations, name, { metadata: { finalizers } }, { namespace, signal });
+    }
+    const record = await openRecord({ cluster, namespace, name, owner, signal });
+    const id = object.status?.id ?? object.spec.id ?? newMigrationId();
+    const startedAt = object.status?.startedAt ?? new Date().toISOString();
+    record.report({ id, startedAt, phase: "Pending" });
+    await record.flush();
+    try {
+      const outcome = await carry(object, record, { id, controller });
+      if (outcome) await finish(object, record, outcome);
+    } catch (cause) {
+      // Refused before there was anything to undo; otherwise it is tried again.
+      if (cause instanceof UmsError && !record.journal.isStarted("reserve"))
+        await finish(object, record, { outcome: "rolledBack", cause, report: undefined });
+      else throw cause;
+    }
+  }
+
+  type Ended = { outcome: "succeeded" | "rolledBack"; cause?: Error; report: Report | undefined };
+
+  /** @returns undefined when another instance, or a later start, carries on */
+  async function carry(
+    object: MigrationObject,
+    record: MigrationRecord,
+    { id, controller }: { id: string; controller: AbortController },
+  ): Promise<Ended | undefined> {
+    const { namespace = "default" } = object.metadata;
+    const site = siteOf(object.spec.destination);
+    const plan = { id, service: object.spec.pod, destination: site.name };
+    const report = createReport(() => performance.now());
+    const bound = createOutgoingPod(plan, {
+      cluster,
+      peer: peerClient(site.name),
+      namespace,
+      node: async (node) => interfaces.node(node),
+      nodes: async () => interfaces.all(),
+      peerHost: () => parseAddress(site.addresses[0] ?? "").host,
+      takeSlot,
+      arrived: ({ metadata, ...pod }) => {
+        // Long, and nobody's business but the API server's.
+        const { managedFields: _, ...kept } = metadata as Record<string, unknown>;
+        record.report({ destinationPod: { metadata: kept, ...pod } });
+      },
+      facts: {
+        get: () => record.fact("source") as PodFacts | undefined,
+        async set(facts) {
+          await record.setFact("source", facts);
+          record.report({ memoryBytes: facts.need.memoryBytes });
+        },
+      },
+      limits,
+      measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
+    });
+    const wanted = async () => known.get(keyOf(object))?.metadata.annotations?.[breakpointAnnotation] ?? "";
+    const reached = (step: string, moment: string) => {
+      log.info({ migration: id, step, moment }, "at the breakpoint");
+      record.report({ waiting: `at the breakpoint ${step} ${moment}` });
+    };
+    const engine = {
+      plan,
+      ...(parts.breakpoints ? withBreakpoint(bound, { wanted, reached }) : bound),
+      journal: record.journal,
+      clock: () => performance.now(),
+      observe(progress: Parameters<typeof report.observe>[0]) {
+        report.observe(progress);
+        if (progress.kind !== "phase") return;
+        log.info({ migration: id, phase: progress.phase }, "phase");
+        record.report({ phase: progress.phase, ...figures(report.report()) });
+      },
+    };
+    /** Said by a person; not any more once the destination turned out to have committed. */
+    let committed = false;
+    const isGone = () => !committed && known.get(keyOf(object))?.metadata.annotations?.[destinationIsGone] !== undefined;
+    for (let retryMs = firstRetryMs; ; retryMs = Math.min(retryMs * 2, lastRetryMs)) {
+      try {
+        const outcome: Outcome = isGone() ? await resolveWithoutDestination(engine) : await migrate(engine, controller.signal);
+        return { ...outcome, report: report.report() };
+      } catch (cause) {
+        if (cause instanceof AlreadyCommitted) {
+          committed = true;
+          continue;
+        }
+        if (!(cause instanceof Unfinished)) throw cause;
+        if (cause.cause instanceof TakenOver) return undefined;
+        const why = cause.cause instanceof Error ? cause.cause.message : String(cause.cause);
+        log.warn({ migration: id, step: cause.step, direction: cause.direction, cause: cause.cause }, "the migration waits");
+        record.report({ waiting: `${cause.step} is tried again (${cause.direction}): ${why}` });
+        await sleep(retryMs, undefined, { signal }).catch(() => undefined);
+        if (signal.aborted) return undefined;
+      }
+    }
+  }
+
+  async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {
+    const untouched = !record.journal.isStarted("reserve");
+    const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
+    const reason = cause && (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
+    const code = reason && codeOf(reason);
+    const endedAt = new Date().toISOString();
+    record.report({
+      phase,
+      endedAt,
+      waiting: undefined,
+      message: reason?.message ?? `${object.spec.pod} has moved to ${object.spec.destination}`,
+      ...(report ? figures(report) : {}),
+      ...(reason && code ? { error: { code, message: reason.message, cure: errorTable[code].cure } } : {}),
+    });
+    await record.flush();
+    log.info({ migration: record.opened.status?.id, phase, error: reason?.message, report }, "the migration has ended");
+    if (reason && !(reason instanceof UmsError)) log.warn({ cause: reason }, "why it was undone");
+    await tell(cluster, {
+      namespace: object.metadata.namespace ?? "default",
+      pod: object.spec.pod,
+      reason: outcome === "succeeded" ? "ready" : "error",
+      message: reason?.message ?? `Moved to ${object.spec.destination}`,
+    }).catch((trouble: unknown) => log.warn({ cause: trouble }, "an event could not be written"));
+  }
+
+  function next(): void {
+    while (queue.length > 0 && running.size < parts.maxConcurrentMigrations && !signal.aborted) {
+      const key = queue.shift() as string;
+      const controller = new AbortController();
+      const onStop = () => controller.abort(new UmsError("INTERRUPTED", "The operator is stopping."));
+      signal.addEventListener("abort", onStop, { once: true });
+      const finished = run(key, controller)
+        .catch(async (cause: unknown) => {
+          if (signal.aborted || cause instanceof TakenOver) return;
+          log.error({ migration: key, cause }, "a migration stopped at an error that nobody expected");
+          await sleep(lastRetryMs, undefined, { signal }).catch(() => undefined);
+        })
+        .finally(() => {
+          signal.removeEventListener("abort", onStop);
+          running.delete(key);
+          const object = known.get(key);
+          if (object) consider(object);
+          next();
+        });
+      running.set(key, { controller, finished });
+    }
+  }
+
+  /** Removes what a finished migration keeps for as long as its object is there: the way of its clients. */
+  async function forget(object: MigrationObject): Promise<void> {
+    const { namespace = "default", name = "", finalizers = [] } = object.metadata;
+    const forwarding = (object.status?.facts?.["source"] as PodFacts | undefined)?.forwarding;
+    if (forwarding) await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
+    const kept = finalizers.filter((each) => each !== migrationFinalizer);
+    await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
+  }
+
+  /**
+   * A pod that has come back is found by its own Services again, as soon as it is Ready: then the way to where it was
+   * isn't needed any more. Connections that took it keep it.
+   */
+  async function reclaim(): Promise<void> {
+    const all = [...known.values()];
+    for (const object of all) {
+      const source = object.status?.facts?.["source"] as PodFacts | undefined;
+      if (object.status?.phase !== "Succeeded" || !source?.forwarding) continue;
+      const back = all.some(
+        ({ spec, status, metadata }) =>
+          spec.role === "Destination" &&
+          status?.phase === "Succeeded" &&
+          spec.pod === source.name &&
+          metadata.namespace === source.namespace &&
+          (status.endedAt ?? "") > (object.status?.endedAt ?? ""),
+      );
+      if (!back) continue;
+      const { namespace, name, forwarding } = source;
+      const pod = await cluster.get(pods, name, { namespace, signal });
+      if (!pod?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")) continue;
+      await sleep(proxyLagMs, undefined, { signal });
+      await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
+      const { forwarding: _gone, ...rest } = source;
+      const patch = [{ op: "replace", path: "/status/facts/source", value: rest }] as const;
+      await cluster.patch(migrations, object.metadata.name ?? "", patch, { namespace, subresource: "status", signal });
+      log.info({ pod: name, namespace }, "the pod is back: nothing is forwarded any more");
+    }
+  }
+
+  /** A destination that a person said was gone, and which answers after all, may still hold a copy: frozen out, but there. */
+  async function collectOrphans(): Promise<void> {
+    for (const { metadata, spec, status } of known.values()) {
+      const said = metadata.annotations?.[destinationIsGone] !== undefined && status?.phase === "RolledBack";
+      if (!said || status.id === undefined || status.facts?.["destroyed"] === true) continue;
+      const request = { method: "DELETE", path: `/peer/migrations/${status.id}`, timeoutMs: limits.requestMs, signal };
+      try {
+        await peerClient(siteOf(spec.destination).name).request(request);
+      } catch (cause) {
+        log.debug({ migration: status.id, cause }, "the destination is still gone");
+        continue;
+      }
+      const patch = { status: { facts: { destroyed: true } } };
+      await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
+      log.info({ migration: status.id }, "the destination that was said to be gone has destroyed its copy");
+    }
+  }
+
+  function consider(object: MigrationObject): void {
+    const key = keyOf(object);
+    if ((object.spec.role ?? "Source") !== "Source") return;
+    const deleted = object.metadata.deletionTimestamp !== undefined;
+    const ended = object.status?.endedAt !== undefined;
+    const runs = running.get(key);
+    if (runs) {
+      if (deleted || object.spec.cancel === true) runs.controller.abort(new UmsError("CANCELLED", "The migration was cancelled."));
+    } else if (ended) {
+      if (deleted && object.metadata.finalizers?.includes(migrationFinalizer))
+        void forget(object).catch((cause: unknown) => log.warn({ migration: key, cause }, "what a migration keeps could not be removed"));
+    } else if (!queue.includes(key)) {
+      // What an earlier instance has begun holds or may hold a service, so it doesn't wait in the queue.
+      if (object.status?.owner === undefined) queue.push(key);
+      else queue.unshift(key);
+      next();
+    }
+  }
+
+  const every = async (pauseMs: number, act: () => Promise<void>) => {
+    for (; !signal.aborted; await sleep(pauseMs, undefined, { signal }).catch(() => undefined))
+      await act().catch((cause: unknown) => signal.aborted || log.warn({ cause }, "what is done from time to time has failed"));
+  };
+  void every(reclaimEveryMs, reclaim);
+  void every(orphansEveryMs, collectOrphans);
+  for await (const { type, object } of cluster.watch(migrations, {
+    namespace: undefined,
+    signal,
+    onTrouble: (cause) => log.warn({ cause }, "the migrations can't be watched"),
+  })) {
+    if (type === "gone") known.delete(keyOf(object));
+    else {
+      known.set(keyOf(object), object);
+      consider(object);
+    }
+  }
+  await Promise.all([...running.values()].map(({ finished }) => finished));
+  for (const client of peers.values()) client.close();
+}
+
+const figures = ({ heldMs, totalMs, remainderMs, phases, steps }: Report) => ({
+  ...(heldMs === undefined ? {} : { heldMs: Math.round(heldMs) }),
+  totalMs: Math.round(totalMs),
+  phases: { ...rounded(phases), remainder: Math.round(remainderMs) },
+  stepsMs: rounded(steps),
+});
+const rounded = (record: Readonly<Record<string, number | undefined>>) =>
+  Object.fromEntries(Object.entries(record).flatMap(([key, value]) => (value === undefined ? [] : [[key, Math.round(value)]])));

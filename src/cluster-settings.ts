@@ -1,0 +1,65 @@
+/** What the parts of UMS in a cluster are told by their environment (ConfigMap `migration-env` and the downward API). */
+import { type Static, Type } from "typebox";
+import { Value } from "typebox/value";
+import { UmsError } from "./errors.ts";
+import { siteNamePattern } from "./names.ts";
+
+const Port = (value: number) => Type.Integer({ minimum: 1, maximum: 65_535, default: value });
+const Text = (value: string) => Type.String({ maxLength: 4096, default: value });
+
+/** The original's names where it had them. Everything is text; numbers and lists are read from it. */
+const Environment = Type.Object({
+  KUBERNETES_SERVICE_HOST: Type.Optional(Type.String()),
+  KUBERNETES_SERVICE_PORT: Type.Optional(Type.String()),
+  /** For a process outside of a cluster: tests, and a person who tries something. */
+  KUBECONFIG: Type.Optional(Type.String()),
+  SITE_NAME: Type.Optional(Type.String({ pattern: siteNamePattern })),
+  ADVERTISE: Text(""),
+  SSU_INTERFACE_ENABLE: Text(""),
+  SSU_INTERFACE_SERVICE: Text("ssu-interface"),
+  SSU_INTERFACE_HOST: Type.Optional(Type.String()),
+  SSU_INTERFACE_NODEPORT: Port(30_002),
+  LOG_LEVEL: Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" }),
+  POD_NAME: Text("ums"),
+  POD_NAMESPACE: Type.Optional(Type.String()),
+  NODE_NAME: Text(""),
+  HOST_IP: Text(""),
+  MAX_CONCURRENT_MIGRATIONS: Type.Integer({ minimum: 1, maximum: 1000, default: 4 }),
+  /** `signal`: containerd is started again by whatever supervises it when it ends; otherwise systemd is asked. */
+  CONTAINERD_RESTART: Type.Enum(["systemd", "signal"], { default: "systemd" }),
+  /** For tests: the annotation `ums.dev/breakpoint` of a Migration makes it wait at a step (src/breakpoint.ts). */
+  BREAKPOINTS: Text(""),
+  /** Serves the original's API without TLS and without asking who calls. Unsafe: see docs/kubernetes.md. */
+  UNSAFE_HTTP: Type.Boolean({ default: false }),
+});
+export type ClusterSettings = Static<typeof Environment>;
+
+/** @throws UmsError BAD_CONFIGURATION */
+export function readClusterSettings(environment: NodeJS.ProcessEnv): ClusterSettings {
+  const given = Object.fromEntries(
+    Object.keys(Environment.properties).flatMap((key) => (environment[key] === undefined ? [] : [[key, environment[key]]])),
+  );
+  const settings = Value.Convert(Environment, Value.Default(Environment, given));
+  if (Value.Check(Environment, settings)) return settings;
+  const [first] = Value.Errors(Environment, settings);
+  throw new UmsError("BAD_CONFIGURATION", `The environment's ${first?.instancePath.slice(1) ?? ""} ${first?.message ?? "can't be used"}.`);
+}
+
+/** Limits of a migration between clusters, in milliseconds. */
+export const clusterLimits = {
+  preflightMs: 120_000,
+  reserveMs: 300_000,
+  transferMs: 600_000,
+  restoreMs: 120_000,
+  requestMs: 20_000,
+  scheduleMs: 60_000,
+  /** A container that waits longer is made anew by the kubelet, and waits again. */
+  armMs: 240_000,
+} as const;
+
+/** Where the interfaces listen on their nodes. */
+export const interfacePort = 7444;
+/** Where the coordinator listens in its pod, as the original's did. */
+export const coordinatorPort = 5000;
+export const coordinatorNodePort = 30_001;
+export const healthPort = 8080;

@@ -1,0 +1,85 @@
+/**
+ * What the kubelet's containers are on their node: containerd keeps an OCI bundle for each task (runtime v2,
+ * containerd/docs/runtime-v2.md), and runc its state; both are read here as files. The kubelet makes, starts and removes
+ * containers by itself, so nothing of that is here.
+ */
+import { readdir, readFile, stat } from "node:fs/promises";
+import path from "node:path";
+import { readBundle } from "../../checkpoint/bundle.ts";
+import { type Freezer, freezerOf } from "../../checkpoint/freezer.ts";
+
+/** Where containerd keeps what runs. */
+export type ContainerdPlaces = Readonly<{
+  /** One OCI bundle a container. */
+  bundles: string;
+  /** runc's root for Kubernetes' containers. */
+  runcRoot: string;
+}>;
+
+/** containerd's own, and that of k3s and RKE2. */
+const knownPlaces: readonly ContainerdPlaces[] = ["/run/containerd", "/run/k3s/containerd"].map((state) => ({
+  bundles: path.join(state, "io.containerd.runtime.v2.task/k8s.io"),
+  runcRoot: path.join(state, "runc/k8s.io"),
+}));
+
+/** A container of a pod, as its node has it while it runs. */
+export type Task = Readonly<{
+  id: string;
+  /** Its init, as the node sees it. */
+  pid: number;
+  bundle: string;
+  runcRoot: string;
+  freezer: Freezer;
+  /** Directory of the container's own changes to its image. */
+  changesDirectory: string;
+  /** The pod's /dev/shm on the node, where it has one. */
+  shm: string | undefined;
+}>;
+
+/** @returns undefined when no runc container of this id runs here */
+export async function findTask(id: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task | undefined> {
+  for (const { bundles, runcRoot } of places) {
+    const bundle = path.join(bundles, id);
+    const pid = Number(await readFile(path.join(bundle, "init.pid"), "utf8").catch(() => "0"));
+    // Other runtimes have bundles too, but no state of runc's.
+    if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
+    const freezer = await freezerOf(pid).catch(() => undefined);
+    if (!freezer || !freezer.directory.includes(id)) continue; // it has ended, and its process id may be another's
+    const { mounts } = await readBundle(bundle);
+    const shm = mounts.find(({ destination, source }) => destination === "/dev/shm" && path.isAbsolute(source))?.source;
+    return { id, pid, bundle, runcRoot, freezer, changesDirectory: await changesOf(path.join(bundle, "rootfs")), shm };
+  }
+  return undefined;
+}
+
+/** The containers of a pod that run here, by the annotations which containerd's CRI plugin gives them. */
+export async function tasksOfPod(uid: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task[]> {
+  const ids = (await Promise.all(places.map(({ bundles }) => readdir(bundles).catch(() => [])))).flat();
+  const tasks = await Promise.all(
+    ids.map(async (id) => {
+      const found = await findTask(id, places).catch(() => undefined); // it may go while we look
+      const annotations = found && (await readBundle(found.bundle).catch(() => undefined))?.annotations;
+      const ours = annotations?.[annotation.podUid] === uid && annotations[annotation.containerType] === "container";
+      return found && ours ? [found] : [];
+    }),
+  );
+  return tasks.flat();
+}
+
+/** containerd/internal/cri/annotations */
+const annotation = { podUid: "io.kubernetes.cri.sandbox-uid", containerType: "io.kubernetes.cri.container-type" } as const;
+
+/** The writable layer of an overlay that is mounted on the node. @returns "" where there is none */
+export async function changesOf(rootfs: string): Promise<string> {
+  // The node's own mounts: this process may be in a mount namespace that shows only some of them.
+  const mounts = await readFile("/proc/1/mountinfo", "utf8");
+  const real = rootfs.replace(/^\/var\/run\//, "/run/");
+  const line = mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
+  return /(?:^|,)upperdir=([^,]+)/.exec(line?.split(" - ")[1]?.split(" ")[2] ?? "")?.[1] ?? "";
+}
+
+const isThere = (file: string) =>
+  stat(file).then(
+    () => true,
+    () => false,
+  );

@@ -1,0 +1,95 @@
+/** The interfaces of the cluster's nodes: where each one is, and how the site's other parts call it. */
+import type { ArrivalState } from "../../approaches/orchestrator-level/node/arriving.ts";
+import type { NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
+import { UmsError } from "../../errors.ts";
+import { createSelfClient, type PeerClient, type PeerRequest } from "../../trust/peer-client.ts";
+import type { Trust } from "../../trust/trust.ts";
+import type { Cluster } from "./client.ts";
+import { type Pod, pods } from "./kinds.ts";
+
+export type Interfaces = Readonly<{
+  /** @throws UmsError INTERFACE_MISSING */
+  node(name: string): NodeClient;
+  all(): NodeClient[];
+  close(): void;
+}>;
+
+const shortMs = 20_000;
+const longMs = 120_000;
+
+/**
+ * Follows the pods of the DaemonSet; resolves when it has seen those that are there.
+ * @param options.service the label `app` of those pods (SSU_INTERFACE_SERVICE)
+ */
+export async function followInterfaces({
+  cluster,
+  trust,
+  service,
+  port,
+  signal,
+}: {
+  cluster: Cluster;
+  trust: Trust;
+  service: string;
+  port: number;
+  signal: AbortSignal;
+}): Promise<Interfaces> {
+  const clients = new Map<string, { pod: string; client: NodeClient; connection: PeerClient }>();
+  const selection = { namespace: cluster.namespace, labelSelector: `app=${service}` };
+
+  const forget = (node: string) => {
+    clients.get(node)?.connection.close();
+    clients.delete(node);
+  };
+  const note = (pod: Pod) => {
+    const { metadata, spec, status } = pod;
+    const node = spec?.nodeName;
+    const address = status?.hostIP;
+    if (node === undefined || address === undefined || status?.phase !== "Running") return;
+    if (clients.get(node)?.pod === metadata?.uid) return;
+    forget(node);
+    const connection = createSelfClient(trust, { who: `The interface of node ${node}`, address: `${address}:${port}` });
+    clients.set(node, { pod: metadata?.uid ?? "", client: createNodeClient(node, address, connection), connection });
+  };
+
+  const { items } = await cluster.list(pods, { ...selection, signal });
+  items.forEach(note);
+  void (async () => {
+    for await (const { type, object } of cluster.watch(pods, { ...selection, signal })) {
+      if (type === "present") note(object);
+      else if (clients.get(object.spec?.nodeName ?? "")?.pod === object.metadata?.uid) forget(object.spec?.nodeName ?? "");
+    }
+  })();
+
+  return {
+    node(name) {
+      const found = clients.get(name);
+      if (!found) throw new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
+      return found.client;
+    },
+    all: () => [...clients.values()].map(({ client }) => client),
+    close() {
+      for (const node of [...clients.keys()]) forget(node);
+    },
+  };
+}
+
+function createNodeClient(node: string, address: string, { request }: PeerClient): NodeClient {
+  const post = <T>(path: string, body?: unknown, options: Pick<PeerRequest, "timeoutMs" | "signal"> = {}) =>
+    request<T>({ method: "POST", path: `/node${path}`, timeoutMs: shortMs, ...(body === undefined ? {} : { body }), ...options });
+  return {
+    node,
+    address,
+    describe: (reference, signal) => post("/describe", reference, { signal, timeoutMs: longMs }),
+    leaving: (id, action, leaving, options = {}) => post(`/leaving/${id}/${action}`, leaving, options),
+    announce: async (id, pod) => void (await request({ method: "PUT", path: `/node/arriving/${id}`, body: pod, timeoutMs: shortMs })),
+    arm: (id, { timeoutMs, signal }) =>
+      post(`/arriving/${id}/arm`, { timeoutMs }, { timeoutMs: timeoutMs + shortMs, ...(signal ? { signal } : {}) }),
+    restore: async (id, { timeoutMs }) => void (await post(`/arriving/${id}/restore`, undefined, { timeoutMs })),
+    state: async (id, { uid, containers }) => (await post<{ state: ArrivalState }>(`/arriving/${id}/state`, { uid, containers })).state,
+    takeOver: async (id, { uid, containers }) => void (await post(`/arriving/${id}/take-over`, { uid, containers })),
+    destroy: async (id, { uid, containers }) => void (await post(`/arriving/${id}/destroy`, { uid, containers }, { timeoutMs: longMs })),
+    expectLed: async (ports) => void (await post("/led", { ports })),
+    forwarding: async (action, forwarding) => void (await post(`/forwarding/${action}`, forwarding)),
+  };
+}

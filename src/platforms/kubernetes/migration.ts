@@ -1,0 +1,161 @@
+/** The custom resource `Migration`: what a person asks for, how far it has come, and the journal. deploy/kubernetes/crd.yml is its definition. */
+import { randomBytes } from "node:crypto";
+import { type Static, type TSchema, Type } from "typebox";
+import { type Phase, phases } from "../../engine/progress.ts";
+import { addressPattern, podNamePattern, siteNamePattern } from "../../names.ts";
+import { kind, type Metadata } from "./kinds.ts";
+
+// Structural schemas of Kubernetes know neither anyOf with types nor patternProperties, which TypeBox would write.
+const OneOf = <const V extends string>(values: readonly V[], options: object = {}) =>
+  Type.Unsafe<V>({ type: "string", enum: [...values], ...options });
+const MapOf = <T extends TSchema>(value: T, description: string) =>
+  Type.Unsafe<{ [key: string]: Static<T> }>({ type: "object", additionalProperties: value, description });
+const FreeForm = (description: string) =>
+  Type.Unsafe<{ [key: string]: unknown }>({ type: "object", "x-kubernetes-preserve-unknown-fields": true, description });
+const Time = (description: string) => Type.String({ format: "date-time", description });
+const Milliseconds = (description: string) => Type.Number({ description });
+const fixed = (name: string) => ({ "x-kubernetes-validations": [{ rule: "self == oldSelf", message: `${name} can't be changed` }] });
+
+const Spec = Type.Object(
+  {
+    role: OneOf(["Source", "Destination"], {
+      default: "Source",
+      description: "Source: the pod moves away from here. Destination is written by the coordinator for a pod that comes",
+      ...fixed("role"),
+    }),
+    pod: Type.String({ pattern: podNamePattern, description: "The pod to move, in this object's namespace", ...fixed("pod") }),
+    destination: Type.String({
+      pattern: `(${siteNamePattern})|(${addressPattern})`,
+      maxLength: 300,
+      description: "The site it goes to: its name, or an address under which it is paired",
+      ...fixed("destination"),
+    }),
+    keep: Type.Optional(Type.Boolean({ description: "Keep the source's pod as an address of the service, once it has moved" })),
+    redirect: Type.Optional(Type.String({ maxLength: 2048, description: "URL to which clients are sent after the move" })),
+    cancel: Type.Optional(Type.Boolean({ description: "Undo the migration, unless it has been committed" })),
+    peer: Type.Optional(Type.String({ pattern: siteNamePattern, description: "Role Destination: the site that sends", ...fixed("peer") })),
+    id: Type.Optional(
+      Type.String({ pattern: "^[0-9a-f]{12}$", description: "The migration's id; default: one is chosen", ...fixed("id") }),
+    ),
+  },
+  {
+    "x-kubernetes-validations": [
+      { rule: "self.role == 'Source' || (has(self.peer) && has(self.id))", message: "role Destination needs peer and id" },
+    ],
+  },
+);
+
+const Step = Type.Object({
+  startedAt: Type.Optional(Time("When it was started")),
+  doneAt: Type.Optional(Time("When it was done")),
+  undoneAt: Type.Optional(Time("When it had been undone")),
+});
+export type Step = Static<typeof Step>;
+
+/** metav1.Condition, so that `kubectl wait --for=condition=Succeeded` works. */
+const Condition = Type.Object({
+  type: Type.String({ maxLength: 316 }),
+  status: OneOf(["True", "False", "Unknown"]),
+  reason: Type.String({ minLength: 1, maxLength: 1024, pattern: "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$" }),
+  message: Type.String({ maxLength: 32768 }),
+  lastTransitionTime: Type.String({ format: "date-time" }),
+  observedGeneration: Type.Optional(Type.Integer({ minimum: 0 })),
+});
+export type Condition = Static<typeof Condition>;
+
+const Status = Type.Object({
+  id: Type.Optional(Type.String({ description: "The migration's id" })),
+  phase: Type.Optional(OneOf(phases, { description: "How far it is" })),
+  waiting: Type.Optional(Type.String({ description: "What it waits for and can't bring about" })),
+  message: Type.Optional(Type.String({ description: "One sentence for people" })),
+  startedAt: Type.Optional(Time("When work on it began")),
+  endedAt: Type.Optional(Time("When it had ended")),
+  memoryBytes: Type.Optional(Type.Integer({ description: "Memory of the service" })),
+  bytesSent: Type.Optional(Type.Integer({ description: "Bytes sent to the destination" })),
+  heldMs: Type.Optional(Milliseconds("Milliseconds for which no client was served, as the source saw it")),
+  totalMs: Type.Optional(Milliseconds("Milliseconds from beginning to end")),
+  phases: Type.Optional(MapOf(Type.Number(), "Milliseconds by phase")),
+  stepsMs: Type.Optional(MapOf(Type.Number(), "Milliseconds by step")),
+  error: Type.Optional(
+    Type.Object({ code: Type.String(), message: Type.String(), cure: Type.String() }, { description: "Why it failed or waits" }),
+  ),
+  journal: Type.Optional(
+    Type.Object(
+      {
+        steps: MapOf(Step, "By step"),
+        failure: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() }, { description: "Why it is undone" })),
+      },
+      { description: "What a crashed operator's successor goes by; not for editing" },
+    ),
+  ),
+  facts: Type.Optional(FreeForm("What the sites must remember of this migration; not for editing")),
+  owner: Type.Optional(Type.String({ description: "Which instance runs it; any other one's writes are refused" })),
+  destinationPod: Type.Optional(FreeForm("The pod at the destination")),
+  conditions: Type.Optional(
+    Type.Unsafe<Condition[]>({
+      type: "array",
+      items: Condition,
+      "x-kubernetes-list-type": "map",
+      "x-kubernetes-list-map-keys": ["type"],
+      description: "Succeeded and Progressing",
+    }),
+  ),
+});
+
+/** `spec` and `status` as the definition's schema has them. */
+export const migrationSchema = Type.Object({
+  spec: Spec,
+  status: Type.Optional(Status),
+});
+
+export type MigrationSpec = Omit<Static<typeof Spec>, "role"> & {
+  /** Kubernetes fills it in. */
+  role?: "Source" | "Destination";
+};
+export type MigrationStatus = Static<typeof Status>;
+export type MigrationObject = {
+  apiVersion?: string;
+  kind?: string;
+  metadata: Metadata;
+  spec: MigrationSpec;
+  status?: MigrationStatus;
+};
+
+export const migrations = kind<MigrationObject>("ums.dev/v1", "Migration", "migrations");
+
+/** What `kubectl wait` can wait for. A condition keeps the time at which it came to be what it is. */
+export function conditionsOf({
+  phase,
+  message,
+  before = [],
+  now,
+}: {
+  phase: Phase;
+  message: string;
+  before?: readonly Condition[] | undefined;
+  now: Date;
+}): Condition[] {
+  const hasEnded = phase === "Succeeded" || phase === "RolledBack" || phase === "Failed";
+  const succeeded = phase === "Succeeded" ? "True" : hasEnded ? "False" : "Unknown";
+  const states = { Succeeded: succeeded, Progressing: hasEnded ? "False" : "True" } as const;
+  return Object.entries(states).map(([type, status]) => {
+    const same = before.find((condition) => condition.type === type && condition.status === status);
+    return { type, status, reason: phase, message, lastTransitionTime: same?.lastTransitionTime ?? now.toISOString() };
+  });
+}
+
+/** A person's word, and when it was given, that the destination of a stuck migration never comes back. */
+export const destinationIsGone = "ums.dev/destination-is-gone";
+
+/** Keeps the object until its migration has been undone or has ended. */
+export const migrationFinalizer = "ums.dev/migration";
+
+/** An id that no other migration has. */
+export function newMigrationId(): string {
+  return randomBytes(6).toString("hex");
+}
+
+/** How objects are called that UMS makes for a migration; two sites of one cluster may have both roles in one namespace. */
+export function migrationName(id: string): string {
+  return `mig-${id}`;
+}
