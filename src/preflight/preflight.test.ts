@@ -1,4 +1,6 @@
-import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
@@ -154,6 +156,21 @@ describe("processes", () => {
       });
     } finally {
       await rm(proc, { recursive: true });
+    }
+  });
+
+  test("that have ended and that nobody has waited for hold nothing", async () => {
+    const parent = spawn("sh", ["-c", "sleep 0 & exec sleep 60"], { stdio: "ignore" });
+    try {
+      const init = parent.pid ?? 0;
+      const children = async () => (await readFile(`/proc/${init}/task/${init}/children`, "utf8")).trim();
+      const isZombie = async (pid: string) => /^State:\s+Z/m.test(await readFile(`/proc/${pid}/status`, "utf8"));
+      await expect.poll(async () => await isZombie(await children())).toBe(true);
+      const held = await heldResources({ init, pids: [init, Number(await children())] });
+      expect(held).toEqual({ ioUring: [], ownAddresses: [], unsupported: [] });
+    } finally {
+      parent.kill("SIGKILL");
+      await once(parent, "exit");
     }
   });
 });

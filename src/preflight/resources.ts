@@ -68,7 +68,10 @@ type Inspected = Readonly<{
   namespaces: Record<string, string | undefined>;
 }>;
 
-/** @returns undefined when the process ended meanwhile */
+/** What a process's files answer with that has ended meanwhile, or that is a zombie: it has no mounts any more (fs/proc_namespace.c). */
+const ended = ["ENOENT", "ESRCH", "EINVAL"];
+
+/** @returns undefined for a process that has ended: it holds nothing */
 async function inspect(directory: string, pid: number): Promise<Inspected | undefined> {
   try {
     const [status, mountinfo, maps, descriptors] = await Promise.all([
@@ -101,7 +104,7 @@ async function inspect(directory: string, pid: number): Promise<Inspected | unde
       namespaces: Object.fromEntries(namespaces),
     };
   } catch (cause) {
-    if (["ENOENT", "ESRCH"].includes((cause as NodeJS.ErrnoException).code ?? "")) return undefined;
+    if (ended.includes((cause as NodeJS.ErrnoException).code ?? "")) return undefined;
     throw cause;
   }
 }
