@@ -79,6 +79,11 @@ export const errorTable = {
     cure: "The migration is undone; see the service's log.",
   },
   DUMP_FAILED: { http: 502, cause: "CRIU could not dump the service.", cure: "The migration is undone; `ums plan` may say more." },
+  CRIU_REMAINS: {
+    http: 502,
+    cause: "CRIU, or what it works on, does not end.",
+    cure: "UMS tries again; look at the named processes, and kill them where they hang.",
+  },
   VOLUME_EXISTS: { http: 409, cause: "The destination has a volume of this name.", cure: "Rename or remove it there." },
   TWIN_DIFFERS: {
     http: 409,

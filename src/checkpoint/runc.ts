@@ -79,25 +79,46 @@ const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.con
 /**
  * Resolves when no runc or CRIU works on this dump any more; one that takes too long is killed. Must come before the
  * thaw, also after a crash: CRIU puts the freezer back, when it ends, into the state that it found.
+ * @throws UmsError CRIU_REMAINS
  */
-export async function dumpEnded(workDirectory: string, { patienceMs }: { patienceMs: number }): Promise<void> {
-  const mark = `CRIU_CONFIG_FILE=${settingsIn(workDirectory)}\0`;
-  for (const startedAt = Date.now(); ; await sleep(20)) {
-    const pids = await processesWith(mark);
-    if (pids.length === 0) return;
+export async function dumpEnded(workDirectory: string, limits: { patienceMs: number }): Promise<void> {
+  await workEnded(settingsIn(workDirectory), limits);
+}
+
+/**
+ * The same for whatever was started with this file of settings: a CRIU whose runc was killed is an orphan, but keeps its
+ * environment. @returns whether there was any
+ */
+export async function workEnded(settings: string, { patienceMs }: { patienceMs: number }): Promise<boolean> {
+  const mark = `CRIU_CONFIG_FILE=${settings}\0`;
+  const isWorking = async (pid: number) => (await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")).includes(mark);
+  return await ended(() => processesWhere(isWorking), { patienceMs });
+}
+
+/** Kills what a restore that was broken off has left in a container's cgroups, and resolves when it has ended. @throws UmsError CRIU_REMAINS */
+export async function killRestored(containerId: string): Promise<void> {
+  // The engine's own monitor may be in a group of the same name.
+  const group = new RegExp(`(?<!conmon)[/-]${containerId}(\\.scope)?(/|$)`, "m");
+  const isIn = async (pid: number) => group.test(await readFile(`/proc/${pid}/cgroup`, "utf8").catch(() => ""));
+  await ended(() => processesWhere(isIn), { patienceMs: 0 });
+}
+
+async function ended(find: () => Promise<number[]>, { patienceMs }: { patienceMs: number }): Promise<boolean> {
+  for (let startedAt = Date.now(), found = false; ; await sleep(20), found = true) {
+    const pids = await find();
+    if (pids.length === 0) return found;
     const overdueMs = Date.now() - startedAt - patienceMs;
-    if (overdueMs > killedMs) throw new UmsError("DUMP_FAILED", `CRIU (process ${pids.join(", ")}) does not end.`);
-    if (overdueMs > 0) for (const pid of pids) kill(pid);
+    if (overdueMs > killedMs) throw new UmsError("CRIU_REMAINS", `CRIU, or what it works on (process ${pids.join(", ")}), does not end.`);
+    if (overdueMs >= 0) for (const pid of pids) kill(pid);
   }
 }
 
 const killedMs = 5_000;
 
-/** Processes whose environment has this variable: CRIU is an orphan when its runc was killed, but keeps that. */
-async function processesWith(variable: string): Promise<number[]> {
-  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-  const environments = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")));
-  return pids.filter((_, index) => environments[index]?.includes(variable)).map(Number);
+async function processesWhere(holds: (pid: number) => Promise<boolean>): Promise<number[]> {
+  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);
+  const held = await Promise.all(pids.map(holds));
+  return pids.filter((_, index) => held[index]);
 }
 
 function kill(pid: number): void {

@@ -5,7 +5,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
-import { writeCriuSettings } from "./runc.ts";
+import { killRestored, workEnded, writeCriuSettings } from "./runc.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";
@@ -59,7 +59,7 @@ export async function letGo(name: string, verdict: "restore" | "give-up"): Promi
 }
 
 /** Resolves when the engine has called `start` for the restored container, or runc has failed. */
-export async function restoreEnd(
+export async function restoreOutcome(
   name: string,
   { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
 ): Promise<"started" | "failed"> {
@@ -72,16 +72,45 @@ export async function restoreEnd(
 
 export const restoreLog = (name: string) => path.join(directoryOf(name), "work", "restore.log");
 
-export async function forgetRestore(name: string): Promise<void> {
-  const directory = directoryOf(name);
-  // A killed restore leaves cgroup hierarchies mounted in its work path; removing through them would walk into live cgroups.
-  const mounts = (await readFile("/proc/self/mountinfo", "utf8")).split("\n").flatMap((line) => line.split(" ")[4] ?? []);
-  for (const mount of mounts.filter((point) => point.startsWith(`${directory}/`)).toReversed())
-    await execa("umount", ["--lazy", mount], { reject: false });
-  await rm(directory, { recursive: true, force: true });
-  // A pod's container has a link by its id.
-  for (const link of await readdir(restoreRoot, { withFileTypes: true }).catch(() => [])) {
-    const file = path.join(restoreRoot, link.name);
-    if (link.isSymbolicLink() && (await readlink(file)) === name) await rm(file, { force: true });
+/**
+ * Breaks off what still works on this restore, and removes what runc can't: a CRIU whose runc was killed goes on for a
+ * while, in a place that the engine could not remove beneath it. Must come before the engine removes the container. One
+ * that has been restored is not touched.
+ * @throws UmsError CRIU_REMAINS
+ */
+export async function breakOff(name: string): Promise<void> {
+  for (const id of [name, ...(await linksTo(name))]) {
+    const worked = await workEnded(path.join(directoryOf(id), "criu.conf"), { patienceMs: 0 });
+    const roots = (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`));
+    if (worked || roots.length > 0) await killRestored(id);
+    for (const root of roots) {
+      await unmount(root);
+      // runc knows nothing of a container whose restore has not ended.
+      await rm(path.dirname(root), { recursive: true, force: true });
+    }
   }
 }
+
+export async function forgetRestore(name: string): Promise<void> {
+  const directory = directoryOf(name);
+  const links = await linksTo(name);
+  // A killed restore leaves cgroup hierarchies mounted in its work path; removing through them would walk into live cgroups.
+  const mounts = (await mountPoints()).filter((point) => point.startsWith(`${directory}/`));
+  for (const mount of mounts.toReversed()) await unmount(mount);
+  await rm(directory, { recursive: true, force: true });
+  for (const link of links) await rm(directoryOf(link), { force: true });
+}
+
+/** A pod's container has a link by its id. */
+async function linksTo(name: string): Promise<string[]> {
+  const entries = await readdir(restoreRoot, { withFileTypes: true }).catch(() => []);
+  const names = entries.filter((entry) => entry.isSymbolicLink()).map((entry) => entry.name);
+  const targets = await Promise.all(names.map((link) => readlink(directoryOf(link)).catch(() => undefined)));
+  return names.filter((_, index) => targets[index] === name);
+}
+
+async function mountPoints(): Promise<string[]> {
+  return (await readFile("/proc/self/mountinfo", "utf8")).split("\n").flatMap((line) => line.split(" ")[4] ?? []);
+}
+
+const unmount = (point: string) => execa("umount", ["--lazy", point], { reject: false, timeout: 10_000 });

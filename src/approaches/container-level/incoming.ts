@@ -10,7 +10,7 @@ import { Value } from "typebox/value";
 import { forgetCachedFiles, resolveLinks } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
-import { forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
+import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
 import { differences } from "../../container-engines/spec.ts";
@@ -191,6 +191,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       // Podman holds the container's lock for as long as the shim waits.
       await letGo(containerId, "give-up");
       const container = await engine.find(containerId);
+      await breakOff(container?.id ?? containerId);
       if (container) {
         await parts.marks.set(container.id); // its restart policy must not bring it back while it is removed
         await engine.remove(container.id);

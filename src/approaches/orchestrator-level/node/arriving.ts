@@ -13,7 +13,7 @@ import { Value } from "typebox/value";
 import { forgetCachedFiles, resolveLinks } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
-import { forgetRestore, letGo, prepareRestore, restoreEnd, restoreLog, waitForShim } from "../../../checkpoint/shim.ts";
+import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, restoreOutcome, waitForShim } from "../../../checkpoint/shim.ts";
 import { changesOf, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
@@ -123,7 +123,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
     if (await moveInto(stagedAt(id, `changes:${container}`), await changesOf(rootfs))) await forgetCachedFiles(rootfs);
     await appendLog(arrival, container);
     if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
-    const end = await restoreEnd(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
+    const end = await restoreOutcome(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
     if (end === "started") return;
     const reason = (await criuError(restoreLog(name))) ?? "runc failed";
     throw new UmsError("RESTORE_FAILED", `Container ${container} could not be restored: ${reason}`);
@@ -243,6 +243,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
       for (const container of containers) await letGo(restoreOf(id, container), "give-up");
       const act = async () => {
         arrival?.memory.close();
+        for (const container of containers) await breakOff(restoreOf(id, container));
         await cleanUp(id, containers);
         await killPod(uid);
         arrivals.delete(id);
