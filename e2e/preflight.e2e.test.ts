@@ -2,7 +2,8 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { CheckAnswer, CheckResult, Need } from "../src/approaches/container-level/protocol.ts";
+import type { Need } from "../src/approaches/container-level/protocol.ts";
+import type { CheckAnswer, CheckResult } from "../src/approaches/protocol.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Check } from "../src/preflight/site.ts";
 import { createHosts, type Host, type Hosts, type Inventory, inventoryChanges } from "./hosts.ts";

@@ -81,9 +81,12 @@ const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.con
  * thaw, also after a crash: CRIU puts the freezer back, when it ends, into the state that it found.
  * @throws UmsError CRIU_REMAINS
  */
-export async function dumpEnded(workDirectory: string, limits: { patienceMs: number }): Promise<void> {
-  await workEnded(settingsIn(workDirectory), limits);
+export async function dumpEnded(workDirectory: string): Promise<void> {
+  await workEnded(settingsIn(workDirectory), { patienceMs: dumpPatienceMs });
 }
+
+/** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
+const dumpPatienceMs = 20_000;
 
 /**
  * The same for whatever was started with this file of settings: a CRIU whose runc was killed is an orphan, but keeps its

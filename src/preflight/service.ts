@@ -1,5 +1,5 @@
 /** Whether a container can be taken from this host: what it is, and what its processes hold. */
-import type { CheckResult } from "../approaches/container-level/protocol.ts";
+import type { CheckResult } from "../approaches/protocol.ts";
 import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import { shimRuntime } from "../container-engines/podman/podman.ts";

@@ -21,7 +21,8 @@ import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../tra
 import { counted, fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { startAgain } from "./restart-policy.ts";
-import { type CheckAnswer, type Need, type PeerState, type ReserveAnswer, StreamContent } from "./protocol.ts";
+import type { CheckAnswer, PeerState } from "../protocol.ts";
+import { type Need, type ReserveAnswer, StreamContent } from "./protocol.ts";
 
 /** What of an incoming migration outlives this process. */
 export type IncomingRecords = Readonly<{

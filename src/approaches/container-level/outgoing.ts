@@ -6,7 +6,7 @@ import { isFrozen, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
-import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
+import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
 import {
   type Forwarding,
@@ -22,6 +22,7 @@ import { createSender, type Sender } from "../../transfer/channel.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
+import { createDestinationSite } from "../destination.ts";
 import type { Need, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
 
@@ -54,16 +55,13 @@ export type OutgoingParts = Readonly<{
   limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
 }>;
 
-/** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
-const dumpPatienceMs = 20_000;
-
 export function createOutgoing(
   plan: MigrationPlan,
   parts: OutgoingParts,
 ): { source: Source; destination: Destination; bytesSent(): number; close(): void } {
   const { engine, peer, limits } = parts;
   const workDirectory = path.join(parts.workDirectory, plan.id);
-  const base = `/peer/migrations/${plan.id}`;
+  const site = createDestinationSite(peer, plan.id, limits);
   const files = createFileSender();
   let sender: Sender | undefined;
 
@@ -81,18 +79,6 @@ export function createOutgoing(
     if (!facts) throw new UmsError("INTERNAL", `Migration ${plan.id} was never admitted.`);
     return facts;
   };
-  const ask = <T>(
-    method: string,
-    action: string,
-    { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {},
-  ) =>
-    peer.request<T>({
-      method,
-      path: `${base}${action}`,
-      timeoutMs,
-      ...(body === undefined ? {} : { body }),
-      ...(signal ? { signal } : {}),
-    });
   const connect = async (signal: AbortSignal) => (sender ??= createSender(await peer.openData({ migrationId: plan.id, signal })));
 
   const trees = () => {
@@ -126,7 +112,7 @@ export function createOutgoing(
         const { early } = await trees();
         await sendLog(data);
         await files.live(data, early, { flushMs: limits.transferMs, signal });
-        await ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
+        await site.ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
         // Once more, so that what was written during all that doesn't fall into the freeze. A volume's own directory has
         // got owner, mode and time from the engine meanwhile, which takes it for new.
         for (const tree of early) await files.tree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
@@ -160,7 +146,7 @@ export function createOutgoing(
     },
     async thaw() {
       const { container } = known();
-      await dumpEnded(workDirectory, { patienceMs: dumpPatienceMs });
+      await dumpEnded(workDirectory);
       if ((await engine.find(container.id))?.state === "paused") await engine.unpause(container.id);
       await parts.marks.clear(container.id);
       await startAgain(engine, container.id);
@@ -233,7 +219,7 @@ export function createOutgoing(
         await data.stream({ kind: "image", file }, createReadStream(path.join(directory, file), { highWaterMark: 1 << 20 }));
       }
       await data.flush(limits.reserveMs);
-      await ask("POST", "/image", { timeoutMs: limits.reserveMs, signal });
+      await site.ask("POST", "/image", { timeoutMs: limits.reserveMs, signal });
     } finally {
       await rm(directory, { recursive: true, force: true });
     }
@@ -242,30 +228,18 @@ export function createOutgoing(
   const destination: Destination = {
     async reserve(_plan, signal) {
       const { need } = known();
-      const { layers } = await ask<ReserveAnswer>("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      const { layers } = await site.ask<ReserveAnswer>("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
       if (layers) await sendImage(need, layers, signal);
-      await ask("POST", "/create", { signal });
+      await site.ask("POST", "/create", { signal });
     },
-    async release() {
-      await ask("DELETE", "");
-    },
+    release: site.release,
     async restore(_plan, signal) {
       await expectFrozen();
-      await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
       await expectFrozen(); // the last moment at which it can be undone
     },
-    async destroyRestored() {
-      // Longer than a restore may take: the destination ends it first.
-      await ask("DELETE", "", { timeoutMs: limits.restoreMs + limits.requestMs });
-    },
-    async commit() {
-      try {
-        await ask("POST", "/commit");
-      } catch (cause) {
-        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
-        throw cause;
-      }
-    },
+    destroyRestored: site.destroyRestored,
+    commit: site.commit,
   };
 
   return { source, destination, bytesSent: () => sender?.bytesSent() ?? 0, close: () => sender?.close() };

@@ -1,10 +1,8 @@
 /** What the source's half asks of the destination's half, validated where it comes in. */
 import { type Static, Type } from "typebox";
 import { ContainerSpec } from "../../container-engines/spec.ts";
+import { Bytes, closed, Digest, measures } from "../protocol.ts";
 
-const closed = { additionalProperties: false } as const;
-const Bytes = Type.Integer({ minimum: 0 });
-const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
 
 const ImageNeed = Type.Object(
   {
@@ -32,30 +30,11 @@ export const Need = Type.Object(
         maxItems: 64,
       },
     ),
-    memoryBytes: Bytes,
-    fileBytes: Bytes,
-    kernel: Type.String({ maxLength: 128 }),
-    cpuFeatures: Type.Array(Type.String({ maxLength: 64 }), { maxItems: 1024 }),
-    /** uids of the service's processes, as the host sees them. */
-    uids: Type.Array(Type.Integer({ minimum: 0 }), { maxItems: 1024 }),
+    ...measures,
   },
   closed,
 );
 export type Need = Static<typeof Need>;
-
-export const CheckResult = Type.Object(
-  {
-    name: Type.String({ maxLength: 200 }),
-    ok: Type.Boolean(),
-    code: Type.Optional(Type.String({ maxLength: 64 })),
-    detail: Type.Optional(Type.String({ maxLength: 4000 })),
-  },
-  closed,
-);
-export type CheckResult = Static<typeof CheckResult>;
-
-export const CheckAnswer = Type.Object({ checks: Type.Array(CheckResult), imageBytes: Bytes }, closed);
-export type CheckAnswer = Static<typeof CheckAnswer>;
 
 /** `layers`: those which the destination lacks; absent when it has the whole image. */
 export type ReserveAnswer = Readonly<{ layers?: string[] }>;
@@ -77,5 +56,3 @@ export const StreamContent = Type.Union([
   ),
 ]);
 export type StreamContent = Static<typeof StreamContent>;
-
-export type PeerState = "reserved" | "armed" | "restoring" | "restored" | "committed" | "gone";

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type ErrorCode, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import type { CheckAnswer, CheckResult, PeerState } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
 import { destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
 import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.ts";
@@ -50,10 +51,8 @@ export type IncomingPodParts = Readonly<{
   limits: { scheduleMs: number; armMs: number; restoreMs: number };
 }>;
 
-type CheckResult = { name: string; ok: boolean; code?: string; detail?: string };
-
 export type IncomingPods = Readonly<{
-  check(need: PodNeed, signal: AbortSignal): Promise<{ checks: CheckResult[]; imageBytes: number }>;
+  check(need: PodNeed, signal: AbortSignal): Promise<CheckAnswer>;
   reserve(id: string, peer: string, need: PodNeed): Promise<object>;
   create(id: string, peer: string): Promise<CreateAnswer>;
   arm(id: string, peer: string): Promise<ArmAnswer>;
@@ -61,7 +60,7 @@ export type IncomingPods = Readonly<{
   /** @returns the Pod, as the original's answer shows it */
   commit(id: string, peer: string): Promise<CommitAnswer>;
   destroy(id: string, peer: string): Promise<void>;
-  state(id: string, peer: string): Promise<string>;
+  state(id: string, peer: string): Promise<PeerState>;
 }>;
 
 const serviceName = (id: string) => `ums-${id}`;

@@ -1,10 +1,12 @@
 /** The source's half, as the operator drives it: the pod's object, its node's interface, and the destination's coordinator. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { CopyIsGone, type Destination, type MigrationPlan, type Source } from "../../engine/ports.ts";
+import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
+import { createDestinationSite } from "../destination.ts";
+import type { CheckAnswer } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
 import { imageDigests, livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
 import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, Measures, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
@@ -33,15 +35,13 @@ export type OutgoingPodParts = Readonly<{
   /** Host under which this site's nodes reach the destination's. */
   peerHost(): string;
   takeSlot(): Promise<number>;
-  /** Told the pod as it is at the destination, once that owns it. */
-  arrived(pod: Readonly<Record<string, unknown>>): void;
   facts: {
     get(): PodFacts | undefined;
     /** Durable when it resolves. */
     set(facts: PodFacts): Promise<void>;
   };
   limits: { preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
-  /** Told the Pod that the destination has made of this one. */
+  /** Told the Pod that the destination has made of this one, once that owns it. */
   arrived(pod: Pod): void;
   /** Told how long each part of a step took, in milliseconds. */
   measured(part: string, milliseconds: number): void;
@@ -90,7 +90,7 @@ export async function examinePod(
   };
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
   const held = measures.refusals.map(({ code, detail }) => ({ site: "source" as const, code: known(code), detail }));
-  const { checks } = await peer.request<{ checks: { ok: boolean; code?: string; detail?: string; name: string }[] }>({
+  const { checks } = await peer.request<CheckAnswer>({
     method: "POST",
     path: "/peer/check",
     body: need,
@@ -115,25 +115,13 @@ const known = (code: string): ErrorCode => (Object.hasOwn(errorTable, code) ? (c
 export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts): { source: Source; destination: Destination } {
   const { cluster, peer, limits } = parts;
   const { id } = plan;
-  const base = `/peer/migrations/${id}`;
+  const site = createDestinationSite(peer, id, limits);
 
   const facts = (): PodFacts => {
     const found = parts.facts.get();
     if (!found) throw new UmsError("INTERNAL", `Migration ${id} was never admitted.`);
     return found;
   };
-  const ask = <T>(
-    method: string,
-    action: string,
-    { body, timeoutMs = limits.requestMs, signal }: { body?: unknown; timeoutMs?: number; signal?: AbortSignal } = {},
-  ) =>
-    peer.request<T>({
-      method,
-      path: `${base}${action}`,
-      timeoutMs,
-      ...(body === undefined ? {} : { body }),
-      ...(signal ? { signal } : {}),
-    });
   const onNode = async (action: Parameters<NodeClient["leaving"]>[1], options: Parameters<NodeClient["leaving"]>[3] = {}) => {
     const { node, pod, target } = facts();
     return (await parts.node(node)).leaving(id, action, { pod, ...(target ? { target } : {}) }, options);
@@ -153,7 +141,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
-    const { nodePorts, address } = await ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+    const { nodePorts, address } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
     const { ports } = facts();
     const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
       const toPort = nodePorts[String(targetPort)];
@@ -249,30 +237,20 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   const destination: Destination = {
     async reserve(_plan, signal) {
       const { need } = facts();
-      await ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
-      const { token, dataPort } = await ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await site.ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      const { token, dataPort } = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: { site: plan.destination, address: `${parts.peerHost()}:${dataPort}`, token } });
     },
-    async release() {
-      await ask("DELETE", "");
-    },
+    release: site.release,
     async restore(_plan, signal) {
       await Promise.all([onNode("expect-frozen"), expectWanted()]);
-      await ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
       await onNode("expect-frozen"); // the last moment at which it can be undone
     },
-    async destroyRestored() {
-      // Longer than a restore may take: the destination ends it first.
-      await ask("DELETE", "", { timeoutMs: limits.restoreMs + limits.requestMs });
-    },
+    destroyRestored: site.destroyRestored,
     async commit() {
-      try {
-        const { pod } = await ask<CommitAnswer>("POST", "/commit");
-        if (pod) parts.arrived(pod);
-      } catch (cause) {
-        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
-        throw cause;
-      }
+      const { pod } = await site.commit<CommitAnswer>();
+      if (pod) parts.arrived(pod);
     },
   };
 

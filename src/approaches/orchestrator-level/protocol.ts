@@ -2,9 +2,8 @@
 import { type Static, Type } from "typebox";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import { Bytes, closed, Digest, measures } from "../protocol.ts";
 
-const closed = { additionalProperties: false } as const;
-const Bytes = Type.Integer({ minimum: 0 });
 /** RFC 1123 label, as Kubernetes names containers and volumes. */
 const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
@@ -82,7 +81,7 @@ export const PodNeed = Type.Object(
     }),
     /** In the order in which the kubelet starts them; with the image's digest where the source knows it. */
     containers: Type.Array(
-      Type.Object({ name: Label, imageDigest: Type.Optional(Type.String({ pattern: "^sha256:[0-9a-f]{64}$" })) }, closed),
+      Type.Object({ name: Label, imageDigest: Type.Optional(Digest) }, closed),
       {
         minItems: 1,
         maxItems: 64,
@@ -91,11 +90,7 @@ export const PodNeed = Type.Object(
     volumes: Type.Array(Label, { maxItems: 64 }),
     /** TCP ports of the pod that Services of the source lead to. */
     ports: Type.Array(Port, { maxItems: 256 }),
-    memoryBytes: Bytes,
-    fileBytes: Bytes,
-    kernel: Type.String({ maxLength: 128 }),
-    cpuFeatures: Type.Array(Type.String({ maxLength: 64 }), { maxItems: 1024 }),
-    uids: Type.Array(Type.Integer({ minimum: 0 }), { maxItems: 1024 }),
+    ...measures,
   },
   closed,
 );

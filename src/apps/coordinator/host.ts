@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
 import { createOutgoing, type SourceFacts } from "../../approaches/container-level/outgoing.ts";
-import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/container-level/protocol.ts";
+import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/protocol.ts";
 import { startAgain } from "../../approaches/container-level/restart-policy.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
 import type { Tools } from "../../checkpoint/runc.ts";

@@ -21,6 +21,7 @@ import { receive, type Sink } from "../../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
 import { counted, fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
+import type { PeerState } from "../../protocol.ts";
 import { type ArrivingPod, PodStream } from "../protocol.ts";
 import { emptyDirectory } from "./leaving.ts";
 
@@ -35,7 +36,7 @@ export type ArrivingParts = Readonly<{
   log: { info(details: object, message: string): void; warn(details: object, message: string): void };
 }>;
 
-export type ArrivalState = "reserved" | "armed" | "restoring" | "restored" | "gone";
+export type ArrivalState = Exclude<PeerState, "committed">;
 
 export type Arriving = Readonly<{
   /** Makes everything ready for a pod that the kubelet is about to start here. */

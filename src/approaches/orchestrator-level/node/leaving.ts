@@ -53,8 +53,6 @@ export type Leaving = Readonly<{
   close(): void;
 }>;
 
-/** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
-const dumpPatienceMs = 20_000;
 const killMs = 10_000;
 /** Less than a request to a node may take; it is asked again. */
 const doomMs = 15_000;
@@ -167,7 +165,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
 
     async thaw(id, pod) {
-      for (const { name } of pod.containers) await dumpEnded(workOf(id, name), { patienceMs: dumpPatienceMs });
+      for (const { name } of pod.containers) await dumpEnded(workOf(id, name));
       for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended
     },
 

@@ -1,0 +1,47 @@
+/** The conversation of a migration's source with its destination, as far as it is the same in every approach. */
+import { CopyIsGone } from "../engine/ports.ts";
+import { UmsError } from "../errors.ts";
+import type { PeerClient } from "../trust/peer-client.ts";
+
+export type Asking = Readonly<{ body?: unknown; timeoutMs?: number; signal?: AbortSignal }>;
+
+/** Each call rejects like {@link PeerClient.request}. */
+export type DestinationSite = Readonly<{
+  /** @param action the path below the migration's own */
+  ask<T>(method: "PUT" | "POST", action: string, asking?: Asking): Promise<T>;
+  /** Gives the reservation up. */
+  release(): Promise<void>;
+  /** Gives the copy up that may be there. */
+  destroyRestored(): Promise<void>;
+  /** @returns what the destination tells of the copy that it now owns @throws CopyIsGone */
+  commit<T>(): Promise<T>;
+}>;
+
+export function createDestinationSite(
+  peer: PeerClient,
+  migrationId: string,
+  { requestMs, restoreMs }: { requestMs: number; restoreMs: number },
+): DestinationSite {
+  const request = <T>(method: string, action: string, { body, timeoutMs = requestMs, signal }: Asking = {}) =>
+    peer.request<T>({
+      method,
+      path: `/peer/migrations/${migrationId}${action}`,
+      timeoutMs,
+      ...(body === undefined ? {} : { body }),
+      ...(signal ? { signal } : {}),
+    });
+  return {
+    ask: request,
+    release: () => request("DELETE", ""),
+    // Longer than a restore may take: the destination ends it first.
+    destroyRestored: () => request("DELETE", "", { timeoutMs: restoreMs + requestMs }),
+    async commit<T>() {
+      try {
+        return await request<T>("POST", "/commit");
+      } catch (cause) {
+        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
+        throw cause;
+      }
+    },
+  };
+}
