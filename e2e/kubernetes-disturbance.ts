@@ -13,7 +13,7 @@ import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./clu
 import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
-import { expectNothingLost, type Moment, processesNamed, type Step, steps } from "./disturbance.ts";
+import { expectNothingLost, type Moment, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
@@ -58,8 +58,6 @@ const linkDownMs = 4_000;
 const unattendedMs = 1_500;
 /** A lease runs out, a container is started again, a request is given up. */
 const settleMs = 150_000;
-
-type Tried = Readonly<{ outcome: string; disturbed: boolean }>;
 
 /** Two clusters on which one case after another can be tried. */
 export type ClusterGround = AsyncDisposable &

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Need } from "../src/approaches/container-level/protocol.ts";
 import type { CheckAnswer, CheckResult } from "../src/approaches/protocol.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
-import type { Check } from "../src/preflight/site.ts";
+import type { Check } from "../src/preflight/check.ts";
 import { createHosts, type Host, type Hosts, type Inventory, inventoryChanges } from "./hosts.ts";
 import { loadImage, runOnce } from "./images.ts";
 import type { Call } from "./preflight-calls.ts";
@@ -224,6 +224,7 @@ describe("a destination", () => {
       fileBytes: 2 ** 50,
       kernel: "99.1.0",
       cpuFeatures: [...need.cpuFeatures, "quantum"],
+      cgroupVersion: need.cgroupVersion === 1 ? 2 : 1,
       spec: {
         ...spec,
         networks: { backend: { aliases: [] } },
@@ -239,7 +240,16 @@ describe("a destination", () => {
         everything,
         [
           ...(["NAME_TAKEN", "PORT_TAKEN", "VOLUME_EXISTS", "NETWORK_MISSING", "BIND_MOUNT_MISSING", "SECCOMP_PROFILE_MISSING"] as const),
-          ...(["NO_ROOM", "NO_DISK", "KERNEL_OLDER", "CPU_FEATURES", "CGROUP_LIMIT", "ULIMIT", "HEALTHCHECK_TIMER"] as const),
+          ...([
+            "NO_ROOM",
+            "NO_DISK",
+            "KERNEL_OLDER",
+            "CPU_FEATURES",
+            "CGROUP_VERSION",
+            "CGROUP_LIMIT",
+            "ULIMIT",
+            "HEALTHCHECK_TIMER",
+          ] as const),
         ],
       ],
       [

@@ -265,6 +265,11 @@ export const errorTable = {
     cause: "The destination's CPU lacks instructions that the service may have chosen to use.",
     cure: "Use a CPU with at least the same features; or start the service where there are fewer, and move it from there.",
   },
+  CGROUP_VERSION: {
+    http: 409,
+    cause: "The destination has another version of cgroups, and the memory image names the source's.",
+    cure: "Use a destination with the same cgroup version (boot option systemd.unified_cgroup_hierarchy).",
+  },
   CGROUP_LIMIT: {
     http: 409,
     cause: "The destination can't enforce a resource limit of the container.",

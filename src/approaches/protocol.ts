@@ -12,9 +12,13 @@ export const measures = {
   fileBytes: Bytes,
   kernel: Type.String({ maxLength: 128 }),
   cpuFeatures: Type.Array(Type.String({ maxLength: 64 }), { maxItems: 1024 }),
+  cgroupVersion: Type.Union([Type.Literal(1), Type.Literal(2)]),
   /** uids of the service's processes, as the host sees them. */
   uids: Type.Array(Type.Integer({ minimum: 0 }), { maxItems: 1024 }),
 };
+
+export const Measures = Type.Object(measures, closed);
+export type Measures = Static<typeof Measures>;
 
 export const CheckResult = Type.Object(
   {

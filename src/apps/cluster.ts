@@ -5,8 +5,10 @@ import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
 import { createIncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
+import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
 import { PodNeed } from "../approaches/orchestrator-level/protocol.ts";
+import type { CheckResult, Measures } from "../approaches/protocol.ts";
 import {
   clusterLimits,
   type ClusterSettings,
@@ -21,6 +23,7 @@ import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
 import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
 import { openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
+import { verdict } from "../preflight/check.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import { formatAddress } from "../trust/address.ts";
 import { createPairing } from "../trust/pairing.ts";
@@ -49,6 +52,7 @@ const nodeDirectories = {
 } as const;
 const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
 const restoresLabel = "ums.dev/restores";
+const criu = "/opt/ums/criu/criu";
 
 async function open({ settings, log, signal }: Part, { makesKeys }: { makesKeys: boolean }): Promise<{ cluster: Cluster; trust: Trust }> {
   const connection =
@@ -102,6 +106,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     cluster,
     records: createArrivalRecords(cluster, { siteName: trust.siteName }),
     node: async (name) => interfaces.node(name),
+    nodes: async () => interfaces.all(),
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
   });
@@ -156,7 +161,7 @@ export async function runInterface(part: Part): Promise<void> {
   const { settings, log, signal } = part;
   const { cluster, trust } = await open(part, { makesKeys: false });
   const leaving = createLeaving({
-    tools: { runc: [...onNode, "runc"], criu: "/opt/ums/criu/criu" },
+    tools: { runc: [...onNode, "runc"], criu },
     imageDirectories,
     workDirectory: nodeDirectories.work,
     limits: clusterLimits,
@@ -169,13 +174,18 @@ export async function runInterface(part: Part): Promise<void> {
     restoreTimeoutMs: clusterLimits.restoreMs,
     log,
   });
+  let unchangeable: string | undefined;
+  const check = async (measures: Measures, waiting: AbortSignal): Promise<CheckResult[]> =>
+    unchangeable === undefined
+      ? await nodeChecks(measures, { criu, imageDirectories, stagingDirectory: nodeDirectories.staging.volumes }, waiting)
+      : [verdict("the node's runtime", "NODE_UNCHANGEABLE", [unchangeable])];
   const pairing = createPairing({ trust, addresses: [], port: interfacePort });
   const server = createPeerServer({
     trust,
     pairing,
-    log: log,
+    log,
     registerPeerRoutes: () => undefined,
-    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, address: settings.HOST_IP }),
+    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, check, address: settings.HOST_IP }),
     onData: (socket, head, connection) => {
       takeData({ socket, head, connection }, { trust, arriving, address: settings.HOST_IP, port: interfacePort }).catch(
         (cause: unknown) => {
@@ -186,17 +196,14 @@ export async function runInterface(part: Part): Promise<void> {
     },
   });
   // Sources need CRIU alone; a node that can't be changed still gives its pods away.
-  const installed = await install({ restart: settings.CONTAINERD_RESTART }).then(
-    ({ changed }) => {
-      log.info({ changed, node: settings.NODE_NAME }, "the node can take pods in");
-      return true;
-    },
-    (cause: unknown) => {
-      log.warn({ cause, node: settings.NODE_NAME }, "the node can't take pods in");
-      return false;
-    },
-  );
-  const labels = { [restoresLabel]: installed ? "true" : null };
+  try {
+    const { changed } = await install({ restart: settings.CONTAINERD_RESTART });
+    log.info({ changed, node: settings.NODE_NAME }, "the node can take pods in");
+  } catch (cause) {
+    unchangeable = cause instanceof Error ? cause.message : String(cause);
+    log.warn({ cause, node: settings.NODE_NAME }, "the node can't take pods in");
+  }
+  const labels = { [restoresLabel]: unchangeable === undefined ? "true" : null };
   await cluster.patch(nodes, settings.NODE_NAME, { metadata: { labels } }, { signal });
   await listenForPeers(server, { host: settings.HOST_IP, port: interfacePort });
   log.info({ site: trust.siteName, node: settings.NODE_NAME }, "serving");

@@ -1,9 +1,8 @@
 /** Whether a service that another site describes can be taken in here. Changes nothing. */
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { access, readdir, readFile, stat, statfs } from "node:fs/promises";
+import { access, readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { release } from "node:os";
 import type { Need } from "../approaches/container-level/protocol.ts";
 import type { CheckAnswer, CheckResult } from "../approaches/protocol.ts";
 import { freezerOf } from "../checkpoint/freezer.ts";
@@ -11,13 +10,10 @@ import type { Config } from "../config.ts";
 import type { ContainerEngine, Image } from "../container-engines/engine.ts";
 import { createPodmanApi } from "../container-engines/podman/api.ts";
 import type { ContainerSpec, PortMapping } from "../container-engines/spec.ts";
-import type { ErrorCode } from "../errors.ts";
 import type { ForwardedPort } from "../traffic/forward.ts";
-import { imageSlackBytes } from "../transfer/memory.ts";
-import { isTmpfs } from "../transfer/tree.ts";
-import { cpuFeatures } from "./cpu.ts";
-import { existing, siteChecks } from "./site.ts";
-import { isAtLeast, numbersOf } from "./version.ts";
+import { summary, verdict } from "./check.ts";
+import { disk, memory, sameMachine } from "./machine.ts";
+import { siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
 
@@ -31,7 +27,11 @@ type Parts = Readonly<{
 }>;
 
 export async function destinationChecks({ need, engine, config, ownForwardPorts, signal }: Parts): Promise<CheckAnswer> {
-  const [site, imageBytes] = await Promise.all([siteChecks({ config, engine, signal }), missingImageBytes(engine, need.image, signal)]);
+  const [site, machine, imageBytes] = await Promise.all([
+    siteChecks({ config, engine, signal }),
+    sameMachine(need),
+    missingImageBytes(engine, need.image, signal),
+  ]);
   const own = await Promise.all([
     name(engine, need, signal),
     ports(need.spec.ports, ownForwardPorts),
@@ -39,31 +39,16 @@ export async function destinationChecks({ need, engine, config, ownForwardPorts,
     networks(engine, need),
     bindMounts(need),
     seccompProfile(need.spec),
-    memory(config, need),
-    disk({ config, need, imageBytes, signal }),
-    kernel(need),
-    cpu(need),
+    memory(config.imageDirectories, need),
+    diskOf({ config, need, imageBytes, signal }),
     cgroupLimits(need.spec),
     ulimits(need.spec),
     healthTimer(need.spec),
   ]);
   signal.throwIfAborted();
-  const failing = site
-    .filter(({ ok }) => !ok)
-    .map(({ name: check, code, found }): CheckResult => ({
-      name: check,
-      ok: false,
-      ...(code === undefined ? {} : { code }),
-      detail: `${check}: ${found}`.slice(0, 4_000),
-    }));
-  const healthy: CheckResult[] = failing.length === 0 ? [{ name: "the host", ok: true }] : failing;
-  return { checks: [...healthy, ...own], imageBytes };
+  return { checks: [...summary("the host", site), ...own, ...machine], imageBytes };
 }
 
-const verdict = (check: string, code: ErrorCode, found: readonly string[]): CheckResult =>
-  found.length === 0 ? { name: check, ok: true } : { name: check, ok: false, code, detail: found.join(" ").slice(0, 4_000) };
-
-const mebibytes = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
 const isThere = (file: string) =>
   access(file).then(
     () => true,
@@ -146,37 +131,7 @@ async function seccompProfile({ securityOptions }: ContainerSpec): Promise<Check
   return verdict("seccomp profile", "SECCOMP_PROFILE_MISSING", missing.flat());
 }
 
-/** Room for the image where the coordinator would put it, and for the restored memory beside it. */
-async function memory(config: Config, { memoryBytes }: Need): Promise<CheckResult> {
-  const image = memoryBytes + imageSlackBytes;
-  const candidates = await Promise.all(
-    config.imageDirectories.map(async (directory) => {
-      const there = await existing(directory);
-      const { bavail, bsize } = await statfs(there);
-      return { roomBytes: bavail * bsize, inMemory: await isTmpfs(there) };
-    }),
-  );
-  const chosen = candidates.find(({ roomBytes }) => roomBytes >= image);
-  if (!chosen) {
-    const most = Math.max(...candidates.map(({ roomBytes }) => roomBytes));
-    return verdict("memory", "NO_ROOM", [
-      `The image takes ${mebibytes(image)}; the roomiest of the image directories has ${mebibytes(most)}.`,
-    ]);
-  }
-  const wanted = memoryBytes + (chosen.inMemory ? image : 0);
-  const available = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(await readFile("/proc/meminfo", "utf8"))?.[1] ?? 0) * 1024;
-  return verdict(
-    "memory",
-    "NO_MEMORY",
-    available >= wanted
-      ? []
-      : [
-          `${mebibytes(wanted)} are needed (${chosen.inMemory ? "the service and its image in tmpfs" : "the service"}), ${mebibytes(available)} are available.`,
-        ],
-  );
-}
-
-async function disk({
+async function diskOf({
   config,
   need,
   imageBytes,
@@ -187,24 +142,11 @@ async function disk({
   imageBytes: number;
   signal: AbortSignal;
 }): Promise<CheckResult> {
-  const storage = await graphRoot(config, signal);
-  // The missing layers lie in the state directory until Podman has read them.
-  const wanted = [
-    { directory: await existing(storage), bytes: need.fileBytes + imageBytes + diskSlackBytes },
-    { directory: await existing(config.stateDirectory), bytes: imageBytes },
-  ];
-  const devices = await Promise.all(wanted.map(async ({ directory }) => (await stat(directory)).dev));
-  const together =
-    devices[0] === devices[1]
-      ? [{ directory: wanted[0]?.directory ?? "/", bytes: wanted.reduce((sum, { bytes }) => sum + bytes, 0) }]
-      : wanted;
-  const short = await Promise.all(
-    together.map(async ({ directory, bytes }) => {
-      const { bavail, bsize } = await statfs(directory);
-      return bavail * bsize >= bytes ? [] : [`${directory} has ${mebibytes(bavail * bsize)} of room, ${mebibytes(bytes)} are needed.`];
-    }),
-  );
-  return verdict("disk", "NO_DISK", short.flat());
+  return await disk([
+    { directory: await graphRoot(config, signal), bytes: need.fileBytes + imageBytes + diskSlackBytes },
+    // The missing layers lie in the state directory until Podman has read them.
+    { directory: config.stateDirectory, bytes: imageBytes },
+  ]);
 }
 
 const graphRoots = new Map<string, string>();
@@ -233,17 +175,6 @@ export function missingBytes(wanted: Pick<Image, "layers" | "sizeBytes">, images
   // Layers' own sizes are not told, but an image all of whose layers are wanted has just their size.
   const common = images.filter(({ layers }) => layers.every((layer) => wanted.layers.includes(layer))).map(({ sizeBytes }) => sizeBytes);
   return Math.max(0, wanted.sizeBytes - Math.max(0, ...common));
-}
-
-async function kernel(need: Need): Promise<CheckResult> {
-  const [wanted, own] = [numbersOf(need.kernel).slice(0, 2).join("."), release()];
-  return verdict("kernel", "KERNEL_OLDER", isAtLeast(own, wanted) ? [] : [`The source runs Linux ${need.kernel}, this host ${own}.`]);
-}
-
-async function cpu(need: Need): Promise<CheckResult> {
-  const own = new Set(await cpuFeatures());
-  const missing = need.cpuFeatures.filter((feature) => !own.has(feature));
-  return verdict("CPU", "CPU_FEATURES", missing.length === 0 ? [] : [`Missing: ${missing.join(", ")}.`]);
 }
 
 /** Which controller each limit needs. */

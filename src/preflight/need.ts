@@ -1,13 +1,12 @@
 /** What the destination must know about a service beforehand. */
 import { readFile, stat } from "node:fs/promises";
-import { release } from "node:os";
 import path from "node:path";
 import type { Need } from "../approaches/container-level/protocol.ts";
 import { memoryBytes } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { OciConfig } from "../container-engines/podman/describe.ts";
 import { UmsError } from "../errors.ts";
-import { cpuFeatures } from "./cpu.ts";
+import { machineMeasures } from "./machine.ts";
 import { diskUsage, uidsOf } from "./measure.ts";
 
 /**
@@ -23,12 +22,12 @@ export async function describeNeed({
   container: Container;
   signal: AbortSignal;
 }): Promise<{ need: Need; shm: string | undefined }> {
-  const [image, volumes, memory, files, features, uids, shm] = await Promise.all([
+  const [image, volumes, memory, files, machine, uids, shm] = await Promise.all([
     engine.findImage(container.spec.imageId, signal),
     Promise.all(container.volumes.map(({ name }) => engine.findVolume(name))),
     memoryBytes(container.pid),
     diskUsage([container.changesDirectory, ...container.volumes.map(({ directory }) => directory)], signal),
-    cpuFeatures(),
+    machineMeasures(),
     uidsOf(container.pid),
     shmOf(container),
   ]);
@@ -40,8 +39,7 @@ export async function describeNeed({
     // Files in /dev/shm are in no process's memory as long as none has mapped them.
     memoryBytes: memory,
     fileBytes: files + (shm === undefined ? 0 : await diskUsage([shm], signal)),
-    kernel: release(),
-    cpuFeatures: features,
+    ...machine,
     uids,
   };
   return { need, shm };

@@ -8,9 +8,11 @@ import type { Config } from "../config.ts";
 import type { ContainerEngine } from "../container-engines/engine.ts";
 import { createPodmanApi } from "../container-engines/podman/api.ts";
 import { shimRuntime } from "../container-engines/podman/podman.ts";
-import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
+import { UmsError } from "../errors.ts";
 import { isTmpfs } from "../transfer/tree.ts";
+import { type Check, checked, failed, passed } from "./check.ts";
 import { readEngineSettings } from "./containers-conf.ts";
+import { existing } from "./machine.ts";
 import { type Abilities, criuAbilities } from "./probe.ts";
 import { isAtLeast } from "./version.ts";
 
@@ -18,9 +20,6 @@ const oldestPodman = "4.3";
 const oldestRunc = "1.1";
 const oldestCriu = "4.2.1";
 const commandMs = 10_000;
-
-/** One line of `ums doctor`; code and cure where it failed. */
-export type Check = { name: string; ok: boolean; found: string; code?: string; cure?: string };
 
 type Parts = Readonly<{ config: Config; engine: ContainerEngine; signal: AbortSignal }>;
 
@@ -30,7 +29,7 @@ export async function siteChecks({ config, engine, signal }: Parts): Promise<Che
   const checks = await Promise.all([
     podman(parts),
     oncePassed(`runc ${config.runcPath}`, () => runc(parts)),
-    oncePassed(`criu ${config.criuPath}`, () => criu(parts)),
+    criuChecks(config.criuPath, signal),
     shim(parts),
     hook(parts),
     cgroups(),
@@ -57,9 +56,6 @@ async function oncePassed(key: string, make: () => Promise<Check | Check[]>): Pr
   return checks;
 }
 
-const passed = (name: string, found: string): Check => ({ name, ok: true, found });
-const failed = (name: string, code: ErrorCode, found: string): Check => ({ name, ok: false, found, code, cure: errorTable[code].cure });
-const verdict = (name: string, ok: boolean, code: ErrorCode, found: string) => (ok ? passed(name, found) : failed(name, code, found));
 const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause));
 
 type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
@@ -92,16 +88,16 @@ async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
     const [version, info] = await Promise.all([engine.version(signal), api.call({ method: "GET", path: "/info", signal })]);
     const { host, store } = info as PodmanInfo;
     return [
-      verdict(
+      checked(
         "Podman",
         isAtLeast(version, oldestPodman),
         "PODMAN_TOO_OLD",
         `${version}, cgroups ${host.cgroupVersion} by ${host.cgroupManager}`,
       ),
-      verdict("Podman runs as root", !host.security.rootless, "PODMAN_ROOTLESS", host.security.rootless ? "rootless" : "root"),
+      checked("Podman runs as root", !host.security.rootless, "PODMAN_ROOTLESS", host.security.rootless ? "rootless" : "root"),
       // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
-      verdict("Podman's service uses UMS's OCI runtime", host.ociRuntime.name === shimRuntime, "SHIM_MISSING", host.ociRuntime.name),
-      verdict("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
+      checked("Podman's service uses UMS's OCI runtime", host.ociRuntime.name === shimRuntime, "SHIM_MISSING", host.ociRuntime.name),
+      checked("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
     ];
   } catch (cause) {
     signal.throwIfAborted();
@@ -115,26 +111,31 @@ async function runc({ config }: Parts): Promise<Check> {
   const { ran, output } = await ask(config.runcPath, ["--version"]);
   const version = /^runc version (\S+)/m.exec(output)?.[1];
   const found = !ran ? `${config.runcPath} can't be started` : (version ?? `no runc: ${output.split("\n")[0] ?? ""}`);
-  return verdict("runc", version !== undefined && isAtLeast(version, oldestRunc), "RUNC_TOO_OLD", found);
+  return checked("runc", version !== undefined && isAtLeast(version, oldestRunc), "RUNC_TOO_OLD", found);
 }
 
-async function criu({ config, signal }: Parts): Promise<Check[]> {
-  const { ran, output } = await ask(config.criuPath, ["--version"]);
+/** Whether CRIU is new enough, and can really do its work on this machine. */
+export function criuChecks(file: string, signal: AbortSignal): Promise<Check[]> {
+  return oncePassed(`criu ${file}`, () => criu(file, signal));
+}
+
+async function criu(file: string, signal: AbortSignal): Promise<Check[]> {
+  const { ran, output } = await ask(file, ["--version"]);
   const version = /^Version: (\S+)/m.exec(output)?.[1];
   if (version === undefined || !isAtLeast(version, oldestCriu)) {
-    return [failed("CRIU", "CRIU_TOO_OLD", ran ? (version ?? output.split("\n")[0] ?? "") : `${config.criuPath} can't be started`)];
+    return [failed("CRIU", "CRIU_TOO_OLD", ran ? (version ?? output.split("\n")[0] ?? "") : `${file} can't be started`)];
   }
-  const { dumpsTcp, dumpsOtherUsers } = await criuAbilities(config.criuPath, signal).catch((cause: unknown): Abilities => {
+  const { dumpsTcp, dumpsOtherUsers } = await criuAbilities(file, signal).catch((cause: unknown): Abilities => {
     signal.throwIfAborted();
     return { dumpsTcp: messageOf(cause), dumpsOtherUsers: messageOf(cause) };
   });
   const works = (reason: string | undefined) => reason ?? "dumped, restored, and it answered";
   return [
     passed("CRIU", version),
-    verdict("CRIU moves a process with a TCP socket", dumpsTcp === undefined, "CRIU_PROBE_FAILED", works(dumpsTcp)),
+    checked("CRIU moves a process with a TCP socket", dumpsTcp === undefined, "CRIU_PROBE_FAILED", works(dumpsTcp)),
     // Where nothing can be dumped, that is said already.
     ...(dumpsTcp === undefined
-      ? [verdict("CRIU moves processes of other users", dumpsOtherUsers === undefined, "UID", works(dumpsOtherUsers))]
+      ? [checked("CRIU moves processes of other users", dumpsOtherUsers === undefined, "UID", works(dumpsOtherUsers))]
       : []),
   ];
 }
@@ -146,8 +147,8 @@ async function shim({ config }: Parts): Promise<Check[]> {
   const { runtimes } = await readEngineSettings();
   const registered = runtimes[shimRuntime]?.find((file) => file === config.shimPath);
   return [
-    verdict("UMS's OCI runtime", works, "SHIM_MISSING", works ? config.shimPath : ran ? output : `${config.shimPath} can't be started`),
-    verdict(
+    checked("UMS's OCI runtime", works, "SHIM_MISSING", works ? config.shimPath : ran ? output : `${config.shimPath} can't be started`),
+    checked(
       "Podman knows UMS's OCI runtime",
       registered !== undefined,
       "SHIM_MISSING",
@@ -234,7 +235,7 @@ async function tools(): Promise<Check> {
   // BusyBox's has neither.
   if (!tar.output.includes("--xattrs") || !tar.output.includes("--sparse")) missing.push("tar with --xattrs");
   const found = missing.length === 0 ? `all ${needed.length} are there` : `missing: ${missing.join(", ")}`;
-  return verdict("Programs", missing.length === 0, "TOOL_MISSING", found);
+  return checked("Programs", missing.length === 0, "TOOL_MISSING", found);
 }
 
 /** As in src/traffic: every kind of rule that is made there. */
@@ -260,17 +261,12 @@ async function kernel(): Promise<Check[]> {
     ...(nat.succeeded ? [] : [`nf_tables: ${nat.output.split("\n")[0]}`]),
     ...(veth.succeeded ? [] : [`veth: ${veth.output}`]),
   ];
-  return [verdict("Kernel", lacking.length === 0, "KERNEL_FEATURE", [release(), ...lacking].join("; "))];
+  return [checked("Kernel", lacking.length === 0, "KERNEL_FEATURE", [release(), ...lacking].join("; "))];
 }
 
 async function run(): Promise<Check> {
   const volatile = await isTmpfs("/run").catch(() => false);
-  return verdict("/run is emptied by a reboot", volatile, "RUN_NOT_VOLATILE", volatile ? "tmpfs" : "no tmpfs");
-}
-
-/** The directory itself, or the nearest above it that is there. */
-export async function existing(directory: string): Promise<string> {
-  for (let at = directory; ; at = path.dirname(at)) if (at === "/" || (await stat(at).catch(() => undefined))) return at;
+  return checked("/run is emptied by a reboot", volatile, "RUN_NOT_VOLATILE", volatile ? "tmpfs" : "no tmpfs");
 }
 
 /** Tried, because root's permissions are no answer on a file system that takes no files. */
@@ -293,12 +289,12 @@ async function imageDirectories({ config }: Parts): Promise<Check> {
     }),
   );
   const usable = described.some((directory) => directory.usable);
-  return verdict("Directories for memory images", usable, "IMAGE_DIRECTORY", described.map(({ words }) => words).join(", "));
+  return checked("Directories for memory images", usable, "IMAGE_DIRECTORY", described.map(({ words }) => words).join(", "));
 }
 
 async function stateDirectory({ config }: Parts): Promise<Check> {
   const there = await existing(config.stateDirectory);
   const [canWrite, volatile] = await Promise.all([writable(there), isTmpfs(there)]);
   const found = !canWrite ? "can't be written" : volatile ? "is in memory" : "is on disk";
-  return verdict("State directory", canWrite && !volatile, "STATE_DIRECTORY", `${config.stateDirectory} ${found}`);
+  return checked("State directory", canWrite && !volatile, "STATE_DIRECTORY", `${config.stateDirectory} ${found}`);
 }

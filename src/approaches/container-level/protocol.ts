@@ -3,7 +3,6 @@ import { type Static, Type } from "typebox";
 import { ContainerSpec } from "../../container-engines/spec.ts";
 import { Bytes, closed, Digest, measures } from "../protocol.ts";
 
-
 const ImageNeed = Type.Object(
   {
     id: Type.String({ pattern: "^[0-9a-f]{64}$" }),

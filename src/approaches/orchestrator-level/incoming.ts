@@ -3,12 +3,12 @@
  * It keeps nothing in memory, so any replica can answer any request; what it must know is in the records.
  */
 import { randomBytes } from "node:crypto";
-import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ErrorCode, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { CheckAnswer, CheckResult, PeerState } from "../protocol.ts";
+import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
 import { destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
 import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.ts";
@@ -46,6 +46,7 @@ export type IncomingPodParts = Readonly<{
   cluster: Cluster;
   records: ArrivalRecords;
   node(name: string): Promise<NodeClient>;
+  nodes(): Promise<NodeClient[]>;
   /** Port of the interfaces for other sites. */
   dataPort: number;
   limits: { scheduleMs: number; armMs: number; restoreMs: number };
@@ -92,11 +93,31 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       },
     );
     return [
-      verdict("name", "NAME_TAKEN", taken ? `Pod ${name} exists already in namespace ${namespace}.` : undefined),
+      verdict("name", "NAME_TAKEN", taken ? [`Pod ${name} exists already in namespace ${namespace}.`] : []),
       // Quota, admission policies, a missing namespace, service account or priority class: the API server's own words.
-      verdict("the API server takes the pod", "POD_REFUSED", taken || !refused ? undefined : refused.message),
-      verdict("kernel", "KERNEL_OLDER", isOlder(release(), need.kernel) ? `${release()} here, ${need.kernel} there.` : undefined),
+      verdict("the API server takes the pod", "POD_REFUSED", taken || !refused ? [] : [refused.message]),
+      ...(await checkNodes(need, signal)),
     ];
+  }
+
+  /** What the node that fits best says: which one it will be is the scheduler's. */
+  async function checkNodes(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
+    const all = await parts.nodes();
+    const answers = await Promise.all(
+      all.map(async (client) =>
+        (await checkNode(client, need, signal)).map(({ name: check, ...result }) => ({ name: `${check} of ${client.node}`, ...result })),
+      ),
+    );
+    const failures = (answer: readonly CheckResult[]) => answer.filter(({ ok }) => !ok).length;
+    const [best] = answers.toSorted((a, b) => failures(a) - failures(b));
+    return best ?? [verdict("nodes", "INTERFACE_MISSING", ["UMS's interface runs on no node."])];
+  }
+
+  async function checkNode(client: NodeClient, need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
+    const { memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids } = need;
+    return await client
+      .check({ memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids }, signal)
+      .catch((cause: unknown) => [verdict("interface", "INTERFACE_MISSING", [cause instanceof Error ? cause.message : String(cause)])]);
   }
 
   async function waitForNode(id: string, { namespace, name }: { namespace: string; name: string }): Promise<{ node: string; pod: Pod }> {
@@ -183,8 +204,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
         await mine(id, peer);
         return {};
       }
-      const refused = (await checkPod(need, AbortSignal.timeout(60_000))).find(({ ok }) => !ok);
-      if (refused) throw new UmsError(refused.code as ErrorCode, refused.detail ?? refused.name);
+      expectOk(await checkPod(need, AbortSignal.timeout(60_000)));
       await records.create({ id, peer, need });
       return {};
     },
@@ -203,6 +223,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       const { node, pod } = await waitForNode(id, place);
       const podUid = pod.metadata?.uid ?? "";
       const client = await parts.node(node);
+      expectOk(await checkNode(client, need, AbortSignal.timeout(limits.scheduleMs)));
       const secret = randomBytes(16).toString("hex");
       const token = `${client.address}/${secret}`;
       await records.update(id, { podUid, node, token });
@@ -286,12 +307,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 }
 
-const verdict = (name: string, code: ErrorCode, found: string | undefined): CheckResult =>
-  found === undefined ? { name, ok: true } : { name, ok: false, code, detail: found };
-
-function isOlder(here: string, there: string): boolean {
-  const numbers = (text: string) => (/^(\d+)\.(\d+)/.exec(text) ?? []).slice(1).map(Number);
-  const [a = 0, b = 0] = numbers(here);
-  const [c = 0, d = 0] = numbers(there);
-  return a < c || (a === c && b < d);
+function expectOk(checks: readonly CheckResult[]): void {
+  const refused = checks.find(({ ok }) => !ok);
+  if (refused) throw new UmsError(refused.code as ErrorCode, refused.detail ?? refused.name);
 }

@@ -9,7 +9,7 @@ import { createDestinationSite } from "../destination.ts";
 import type { CheckAnswer } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
 import { imageDigests, livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
-import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, Measures, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 
 /** What the source must know after a crash. */
 export type PodFacts = Readonly<{
@@ -78,7 +78,6 @@ export async function examinePod(
     node(nodeName).then((client) => client.describe(reference, signal)),
     cluster.list(services, { namespace, signal }),
   ]);
-  const { measures } = described;
   const ports = servicePorts(pod, items);
   const need: PodNeed = {
     kind: "Pod",
@@ -86,10 +85,10 @@ export async function examinePod(
     containers: imageDigests(pod),
     volumes: reference.volumes,
     ports: [...new Set(ports.map(({ targetPort }) => targetPort))],
-    ...measured(measures),
+    ...described.measures,
   };
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
-  const held = measures.refusals.map(({ code, detail }) => ({ site: "source" as const, code: known(code), detail }));
+  const held = described.refusals.map(({ code, detail }) => ({ site: "source" as const, code, detail }));
   const { checks } = await peer.request<CheckAnswer>({
     method: "POST",
     path: "/peer/check",
@@ -103,13 +102,6 @@ export async function examinePod(
   return { facts, refusals: [...held, ...theirs] };
 }
 
-const measured = ({ memoryBytes, fileBytes, kernel, cpuFeatures, uids }: Measures) => ({
-  memoryBytes,
-  fileBytes,
-  kernel,
-  cpuFeatures,
-  uids,
-});
 const known = (code: string): ErrorCode => (Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL");
 
 export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts): { source: Source; destination: Destination } {

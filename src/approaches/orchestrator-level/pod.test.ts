@@ -76,6 +76,11 @@ describe("podRefusals", () => {
     ["HUGEPAGES", "it has huge pages", pod({ spec: main({ resources: { limits: { "hugepages-2Mi": "2Mi" } } }) })],
     ["HUGEPAGES", "a volume is of huge pages", pod({ spec: { volumes: [{ name: "big", emptyDir: { medium: "HugePages" } }] } })],
     ["TERMINAL", "it has a terminal", pod({ spec: main({ tty: true }) })],
+    [
+      "UNSUPPORTED_SETTING",
+      "its preStop hook calls another host",
+      pod({ spec: main({ lifecycle: { preStop: { httpGet: { host: "shop.example", port: 80 } } } }) }),
+    ],
     ["CLAIM", "it has a block device", pod({ spec: main({ volumeDevices: [{ name: "disk", devicePath: "/dev/disk" }] }) })],
     ["CLAIM", "a volume is a claim", pod({ spec: { volumes: [{ name: "d", persistentVolumeClaim: { claimName: "d" } }] } })],
     ["CLAIM", "a volume is a claim of its own", pod({ spec: { volumes: [{ name: "d", ephemeral: {} }] } })],

@@ -61,7 +61,7 @@ function volumeRefusals(volume: NonNullable<NonNullable<Pod["spec"]>["volumes"]>
   return movableVolumes.has(kind) ? [] : [{ code: "VOLUME_UNSUPPORTED", detail: `Volume ${volume.name} is of kind ${kind}.` }];
 }
 
-function containerRefusals({ name, resources, tty, volumeDevices }: Container): Refusal[] {
+function containerRefusals({ name, resources, tty, volumeDevices, lifecycle }: Container): Refusal[] {
   const wanted = [...new Set([...Object.keys(resources?.limits ?? {}), ...Object.keys(resources?.requests ?? {})])];
   return wanted
     .filter((resource) => !standardResources.test(resource))
@@ -71,6 +71,12 @@ function containerRefusals({ name, resources, tty, volumeDevices }: Container): 
         : { code: "DEVICE", detail: `Container ${name} has ${resource}.` },
     )
     .concat(tty === true ? [{ code: "TERMINAL", detail: `Container ${name} has a terminal.` }] : [])
+    .concat(
+      // Its hold keeps the pod's own network silent; another host would be told that the pod ends.
+      lifecycle?.preStop?.httpGet?.host
+        ? [{ code: "UNSUPPORTED_SETTING", detail: `The preStop hook of container ${name} calls ${lifecycle.preStop.httpGet.host}.` }]
+        : [],
+    )
     .concat((volumeDevices ?? []).length > 0 ? [{ code: "CLAIM", detail: `Container ${name} has a block device.` }] : []);
 }
 

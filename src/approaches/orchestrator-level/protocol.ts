@@ -1,8 +1,9 @@
 /** What crosses between the parts of the orchestrator-level approach, validated where it comes in. */
 import { type Static, Type } from "typebox";
+import type { ErrorCode } from "../../errors.ts";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, Digest, measures } from "../protocol.ts";
+import { Bytes, closed, Digest, type Measures, measures } from "../protocol.ts";
 
 /** RFC 1123 label, as Kubernetes names containers and volumes. */
 const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
@@ -62,14 +63,7 @@ export const PodOnNode = Type.Object(
 export type PodOnNode = Static<typeof PodOnNode>;
 
 /** What a node finds out about a pod beforehand. */
-export type Measures = Readonly<{
-  memoryBytes: number;
-  fileBytes: number;
-  kernel: string;
-  cpuFeatures: string[];
-  uids: number[];
-  refusals: { code: string; detail: string }[];
-}>;
+export type Described = Readonly<{ pod: PodOnNode; measures: Measures; refusals: readonly { code: ErrorCode; detail: string }[] }>;
 
 /** All that the destination must know beforehand. `pod` is the manifest of the pod to make; the destination judges it as any user's. */
 export const PodNeed = Type.Object(
@@ -80,13 +74,10 @@ export const PodNeed = Type.Object(
       spec: Type.Object({ containers: Type.Array(Type.Object({ name: Label })) }),
     }),
     /** In the order in which the kubelet starts them; with the image's digest where the source knows it. */
-    containers: Type.Array(
-      Type.Object({ name: Label, imageDigest: Type.Optional(Digest) }, closed),
-      {
-        minItems: 1,
-        maxItems: 64,
-      },
-    ),
+    containers: Type.Array(Type.Object({ name: Label, imageDigest: Type.Optional(Digest) }, closed), {
+      minItems: 1,
+      maxItems: 64,
+    }),
     volumes: Type.Array(Label, { maxItems: 64 }),
     /** TCP ports of the pod that Services of the source lead to. */
     ports: Type.Array(Port, { maxItems: 256 }),

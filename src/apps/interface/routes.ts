@@ -6,6 +6,7 @@ import type { Arriving } from "../../approaches/orchestrator-level/node/arriving
 import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
 import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
 import { ArrivingPod, LeavingPod, NodeForwarding, PodReference } from "../../approaches/orchestrator-level/protocol.ts";
+import { type CheckResult, Measures } from "../../approaches/protocol.ts";
 import { UmsError } from "../../errors.ts";
 import { migrationIdPattern } from "../../names.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
@@ -28,10 +29,24 @@ type ById = { Params: { id: string } };
 /** @param options.address of this node */
 export function registerNodeRoutes(
   app: PeerApp,
-  { leaving, arriving, address }: { leaving: Leaving; arriving: Arriving; address: string },
+  {
+    leaving,
+    arriving,
+    check,
+    address,
+  }: {
+    leaving: Leaving;
+    arriving: Arriving;
+    check: (measures: Measures, signal: AbortSignal) => Promise<CheckResult[]>;
+    address: string;
+  },
 ): void {
   app.post<{ Body: PodReference }>("/node/describe", { schema: { body: PodReference } }, (request) =>
     leaving.describe(request.body, AbortSignal.timeout(120_000)),
+  );
+
+  app.post<{ Body: Measures }>("/node/check", { schema: { body: Measures } }, (request) =>
+    check(request.body, AbortSignal.timeout(120_000)),
   );
 
   // A request that hangs up gives up what it asked for, so that an undo doesn't wait for it.

@@ -81,6 +81,7 @@ function createNodeClient(node: string, address: string, { request }: PeerClient
     node,
     address,
     describe: (reference, signal) => post("/describe", reference, { signal, timeoutMs: longMs }),
+    check: (measures, signal) => post("/check", measures, { signal, timeoutMs: longMs }),
     leaving: (id, action, leaving, options = {}) => post(`/leaving/${id}/${action}`, leaving, options),
     announce: async (id, pod) => void (await request({ method: "PUT", path: `/node/arriving/${id}`, body: pod, timeoutMs: shortMs })),
     arm: (id, { timeoutMs, signal }) =>

@@ -1,12 +1,15 @@
 /** How coordinator and operator call the interface of a node. */
-import type { LeavingPod, Measures, NodeForwarding, PodOnNode, PodReference, ArrivingPod } from "../protocol.ts";
+import type { CheckResult, Measures } from "../../protocol.ts";
+import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference } from "../protocol.ts";
 import type { ArrivalState } from "./arriving.ts";
 
 /** One node's interface, as the other parts of its site see it. Each call rejects with a UmsError. */
 export type NodeClient = Readonly<{
   node: string;
   address: string;
-  describe(reference: PodReference, signal: AbortSignal): Promise<{ pod: PodOnNode; measures: Measures }>;
+  describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
+  /** Whether this node can take such a service in. */
+  check(measures: Measures, signal: AbortSignal): Promise<CheckResult[]>;
   leaving(
     id: string,
     action: LeavingAction,

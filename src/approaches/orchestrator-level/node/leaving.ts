@@ -2,7 +2,6 @@
  * The source's half on the node of the pod. Every request brings what it needs to know, so that a restarted interface
  * goes on; only the data connection, and what went over it, is this process's own.
  */
-import { release } from "node:os";
 import path from "node:path";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -10,14 +9,14 @@ import { freezerOf, isFrozen, killGroup, memoryBytes, memoryIn, parentOf, proces
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
-import { cpuFeatures } from "../../../preflight/cpu.ts";
+import { machineMeasures } from "../../../preflight/machine.ts";
 import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { byKind, createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
-import type { DataTarget, LeavingPod, Measures, PodOnNode, PodReference } from "../protocol.ts";
+import type { DataTarget, Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 
 export type LeavingParts = Readonly<{
   tools: Tools;
@@ -30,7 +29,7 @@ export type LeavingParts = Readonly<{
 
 export type Leaving = Readonly<{
   /** Finds the pod on this node and measures it; changes nothing. */
-  describe(reference: PodReference, signal: AbortSignal): Promise<{ pod: PodOnNode; measures: Measures }>;
+  describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
   /** Sends the files while the pod runs. */
   preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<void>;
   /** Makes room for the dump. */
@@ -122,27 +121,25 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...pod.volumes.map(({ directory }) => directory),
         ...(shm === undefined ? [] : [shm]),
       ];
-      const [memory, fileBytes, features, uids, held] = await Promise.all([
+      const [memory, fileBytes, machine, uids, held] = await Promise.all([
         Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
         diskUsage(directories, signal),
-        cpuFeatures(),
+        machineMeasures(),
         Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
         Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
       ]);
       const refusals = held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
-        ...ioUring.map((detail) => ({ code: "IO_URING", detail })),
-        ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND", detail })),
-        ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE", detail })),
+        ...ioUring.map((detail) => ({ code: "IO_URING" as const, detail })),
+        ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND" as const, detail })),
+        ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE" as const, detail })),
       ]);
-      const measures: Measures = {
+      const measures = {
         memoryBytes: memory.reduce((a, b) => a + b, 0),
         fileBytes,
-        kernel: release(),
-        cpuFeatures: features,
+        ...machine,
         uids: [...new Set(uids.flat())].toSorted((a, b) => a - b),
-        refusals,
       };
-      return { pod, measures };
+      return { pod, measures, refusals };
     },
 
     async preCopy(id, { pod, target }, signal) {

@@ -1,0 +1,33 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { nameOf, type Tried } from "./disturbance.ts";
+
+type Ground<Case> = AsyncDisposable & Readonly<{ tryCase(which: Case): Promise<Tried> }>;
+type Named = Parameters<typeof nameOf>[0];
+
+/** One test for each case, all of them on one ground as long as none fails. */
+export function testKills<Case extends Named>(
+  cases: readonly Case[],
+  { createGround, timeoutMs }: { createGround: () => Promise<Ground<Case>>; timeoutMs: number },
+): void {
+  let ground: Ground<Case> | undefined;
+  beforeAll(async () => {
+    ground = await createGround();
+  }, timeoutMs);
+  afterAll(() => ground?.[Symbol.asyncDispose]());
+
+  test.each(cases.map((which) => [nameOf(which), which] as const))(
+    "a migration that loses %s ends by itself: one copy, every write, nothing left behind",
+    async (_, which) => {
+      ground ??= await createGround();
+      try {
+        expect(await ground.tryCase(which)).toMatchObject({ disturbed: true });
+      } catch (cause) {
+        // The ground may hold anything now: the next case gets a new one.
+        await ground[Symbol.asyncDispose]();
+        ground = undefined;
+        throw cause;
+      }
+    },
+    timeoutMs,
+  );
+}
