@@ -592,4 +592,51 @@ describe("a Migration object", () => {
     expect(log).not.toMatch(/SECURITY ATTACK|signal handler/i);
     await forget("hooked");
   });
+
+  /** What the destination remembers of the migration, and a change to it as only a clock or a crash would make. */
+  const arrivalOf = async (name: string) => {
+    const arrival = `mig-${(await migrationIn(a, name)).status?.id}`;
+    return {
+      phase: async () => (await migrationIn(b, arrival)).status?.phase,
+      note: (facts: object) =>
+        kubectl(
+          b,
+          "patch",
+          "migration",
+          arrival,
+          "--subresource=status",
+          "--type=merge",
+          `--patch=${JSON.stringify({ status: { facts } })}`,
+        ),
+    };
+  };
+
+  test("whose source says nothing for an hour is given up at the destination, and undone when the source comes back", async () => {
+    await start("silent");
+    await run(a, "silent", "main", "redis-cli set here stays");
+    await createMigration(a, { name: "silent", pod: "silent", to: b, breakpoint: "restore after" });
+    await atBreakpoint(a, "silent", { step: "restore", moment: "after" });
+    const arrival = await arrivalOf("silent");
+    await arrival.note({ seenAt: new Date(Date.now() - 3_700_000).toISOString() });
+    await expect.poll(arrival.phase, { timeout: 60_000 }).toBe("RolledBack");
+    expect(await isThere(b, "silent")).toBe(false);
+    await setBreakpoint(a, "silent", undefined);
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/silent", "--timeout=60s");
+    expect((await migrationIn(a, "silent")).status).toMatchObject({ phase: "RolledBack", error: { code: "COPY_IS_GONE" } });
+    expect(await run(a, "silent", "main", "redis-cli get here")).toBe("stays");
+    await forget("silent");
+  });
+
+  test("whose coordinator died on a durable commit is finished by another", async () => {
+    await start("decided");
+    await createMigration(a, { name: "decided", pod: "decided", to: b, breakpoint: "restore after" });
+    await atBreakpoint(a, "decided", { step: "restore", moment: "after" });
+    const arrival = await arrivalOf("decided");
+    await arrival.note({ verdict: "committed" });
+    await expect.poll(arrival.phase, { timeout: 60_000 }).toBe("Succeeded");
+    expect((await podIn(b, "decided")).metadata?.annotations ?? {}).not.toHaveProperty("ums.dev/restore");
+    await setBreakpoint(a, "decided", undefined);
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/decided", "--timeout=60s");
+    await forget("decided");
+  });
 });

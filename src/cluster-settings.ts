@@ -55,6 +55,8 @@ export const clusterLimits = {
   scheduleMs: 60_000,
   /** A container that waits longer is made anew by the kubelet, and waits again. */
   armMs: 240_000,
+  /** How long a destination waits for a source that says nothing: longer than a source needs between two requests. */
+  leaseMs: 3_600_000,
 } as const;
 
 /** Where the interfaces listen on their nodes. */

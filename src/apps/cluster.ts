@@ -1,9 +1,10 @@
 /** The parts of UMS in a cluster, each a process of its own: `ums coordinator`, `ums operator`, `ums interface`. */
 import { once } from "node:events";
 import { createServer } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
-import { createIncomingPods } from "../approaches/orchestrator-level/incoming.ts";
+import { createIncomingPods, type IncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
@@ -51,6 +52,7 @@ const nodeDirectories = {
   staging: { changes: "/var/lib/containerd/ums", volumes: "/var/lib/kubelet/ums" },
 } as const;
 const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
+const collectEveryMs = 20_000;
 const restoresLabel = "ums.dev/restores";
 const criu = "/opt/ums/criu/criu";
 
@@ -109,7 +111,9 @@ export async function runCoordinator(part: Part): Promise<void> {
     nodes: async () => interfaces.all(),
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
+    log,
   });
+  void collectArrivals(incoming, part);
   const server = createPeerServer({
     trust,
     pairing,
@@ -117,7 +121,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     people: createPeople(cluster, api),
     ...(unsafeApi ? { unsafeHttp: unsafeApi } : {}),
     registerPeerRoutes(app) {
-      const { create, arm, restore, commit, ...arrivals } = incoming;
+      const { create, arm, restore, commit, collect: _, ...arrivals } = incoming;
       registerPeerRoutes(app, { need: PodNeed, arrivals: { ...arrivals, actions: { create, arm, restore, commit } } });
     },
     onData: (socket) => void socket.destroy(), // the interfaces take data
@@ -129,6 +133,13 @@ export async function runCoordinator(part: Part): Promise<void> {
   await api.close();
   await unsafeApi?.close();
   interfaces.close();
+}
+
+async function collectArrivals(incoming: IncomingPods, { log, signal }: Part): Promise<void> {
+  while (!signal.aborted) {
+    await incoming.collect().catch((cause: unknown) => log.warn({ cause }, "arrivals could not be looked at"));
+    await sleep(collectEveryMs, undefined, { signal }).catch(() => undefined);
+  }
 }
 
 export async function runOperator(part: Part): Promise<void> {

@@ -17,19 +17,27 @@ import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.
 export type ArrivalRecord = Readonly<{
   id: string;
   peer: string;
+  /** When its source was last known to want it, in milliseconds since the epoch. */
+  seenAt: number;
   ended?: "committed" | "gone";
   facts: ArrivalFacts;
 }>;
 
+/** Whether this site owns the service. Only once does it change, so that a commit and an end of the lease can't both come true. */
+export type Verdict = "open" | "committed" | "abandoned";
+
 export type ArrivalFacts = Readonly<{
-  need: PodNeed;
+  /** Missing where a crash came first. */
+  need?: PodNeed;
+  verdict?: Verdict;
   /** Set before the Pod is made: from then on one may be there. */
   making?: boolean;
   podUid?: string;
   node?: string;
   token?: string;
   nodePorts?: Readonly<Record<string, number>>;
-  committed?: boolean;
+  /** It was looked, some time after it had ended, for what a request that came late may have made. */
+  swept?: boolean;
 }>;
 
 export type ArrivalRecords = Readonly<{
@@ -38,8 +46,14 @@ export type ArrivalRecords = Readonly<{
   create(record: { id: string; peer: string; need: PodNeed }): Promise<void>;
   /** Notes that this id never commits here. */
   refuse(id: string, peer: string): Promise<void>;
+  /** @throws UmsError COPY_IS_GONE unless its verdict is open */
   update(id: string, facts: Partial<ArrivalFacts>): Promise<void>;
+  /** Decides it, if nobody has. @returns what it is now */
+  decide(id: string, verdict: Exclude<Verdict, "open">): Promise<Exclude<Verdict, "open">>;
   end(id: string, outcome: "committed" | "gone"): Promise<void>;
+  /** Those that have not ended, or have not been swept. */
+  unfinished(): Promise<ArrivalRecord[]>;
+  swept(id: string): Promise<void>;
 }>;
 
 export type IncomingPodParts = Readonly<{
@@ -49,7 +63,8 @@ export type IncomingPodParts = Readonly<{
   nodes(): Promise<NodeClient[]>;
   /** Port of the interfaces for other sites. */
   dataPort: number;
-  limits: { scheduleMs: number; armMs: number; restoreMs: number };
+  limits: { scheduleMs: number; armMs: number; restoreMs: number; reserveMs: number; leaseMs: number };
+  log: { info(details: object, message: string): void; warn(details: object, message: string): void };
 }>;
 
 export type IncomingPods = Readonly<{
@@ -62,24 +77,36 @@ export type IncomingPods = Readonly<{
   commit(id: string, peer: string): Promise<CommitAnswer>;
   destroy(id: string, peer: string): Promise<void>;
   state(id: string, peer: string): Promise<PeerState>;
+  /**
+   * Gives up what a source that has gone has left, and finishes the commits of a coordinator that has died. Several
+   * replicas may do it at once.
+   */
+  collect(): Promise<void>;
 }>;
+
+type WholeFacts = ArrivalFacts & Readonly<{ need: PodNeed }>;
+type WholeRecord = ArrivalRecord & Readonly<{ facts: WholeFacts }>;
+const isWhole = (record: ArrivalRecord): record is WholeRecord => record.facts.need !== undefined;
 
 const serviceName = (id: string) => `ums-${id}`;
 const pollMs = 50;
+/** After this time nobody works on a commit any more. */
+const commitMs = 15_000;
 const labels = { "app.kubernetes.io/managed-by": "ums" };
 
 export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
-  const { cluster, records, limits } = parts;
+  const { cluster, records, limits, log } = parts;
 
   /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
-  async function mine(id: string, peer: string): Promise<ArrivalRecord> {
+  async function mine(id: string, peer: string): Promise<WholeRecord> {
     const record = await records.find(id);
     if (record && record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
-    if (!record || record.ended === "gone") throw new UmsError("COPY_IS_GONE", `This site has no copy for migration ${id}.`);
+    if (!record || record.ended === "gone" || !isWhole(record) || record.facts.verdict === "abandoned")
+      throw new UmsError("COPY_IS_GONE", `This site has no copy for migration ${id}.`);
     return record;
   }
-  const placeOf = ({ need }: ArrivalFacts) => ({ namespace: need.pod.metadata.namespace, name: need.pod.metadata.name });
-  const onNode = ({ need, podUid = "" }: ArrivalFacts) => ({ uid: podUid, containers: need.containers.map(({ name }) => name) });
+  const placeOf = ({ need }: WholeFacts) => ({ namespace: need.pod.metadata.namespace, name: need.pod.metadata.name });
+  const onNode = ({ need, podUid = "" }: WholeFacts) => ({ uid: podUid, containers: need.containers.map(({ name }) => name) });
 
   async function checkPod(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
     const { namespace, name } = need.pod.metadata;
@@ -133,7 +160,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   /** Leads from a port of every node to the pod, which is not Ready, so that no Service of the user's leads there yet. */
-  async function lead(id: string, { need, podUid = "" }: ArrivalFacts, podAddress: string): Promise<Record<string, number>> {
+  async function lead(id: string, { need, podUid = "" }: WholeFacts, podAddress: string): Promise<Record<string, number>> {
     if (need.ports.length === 0) return {};
     const { namespace, name: pod } = need.pod.metadata;
     const name = serviceName(id);
@@ -168,7 +195,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     return Object.fromEntries((made.spec?.ports ?? []).map(({ port, nodePort }) => [String(port), nodePort ?? 0]));
   }
 
-  async function removeAll(id: string, facts: ArrivalFacts): Promise<void> {
+  async function removeAll(id: string, facts: WholeFacts): Promise<void> {
     const { namespace, name } = placeOf(facts);
     const pod = await cluster.get(pods, name, { namespace });
     // A crash may have come between the making and the noting of it.
@@ -180,19 +207,50 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     await removeLead(id, facts);
   }
 
-  async function removeLead(id: string, facts: ArrivalFacts): Promise<void> {
+  async function removeLead(id: string, facts: WholeFacts): Promise<void> {
     const { namespace } = placeOf(facts);
     await cluster.delete(endpointSlices, serviceName(id), { namespace });
     await cluster.delete(services, serviceName(id), { namespace });
   }
 
   /** What follows the durable commit, and can be repeated. */
-  async function takeOver(id: string, facts: ArrivalFacts): Promise<Pod | null> {
+  async function takeOver(id: string, facts: WholeFacts): Promise<Pod | null> {
     const { namespace, name } = placeOf(facts);
     const letIn = facts.node === undefined ? undefined : (await parts.node(facts.node)).takeOver(id, onNode(facts));
     const [pod] = await Promise.all([cluster.get(pods, name, { namespace }), letIn]);
     if (pod?.metadata?.annotations?.[restoreAnnotation] !== id) return pod ?? null;
     return await cluster.patch(pods, name, { metadata: { annotations: { [restoreAnnotation]: null } } }, { namespace });
+  }
+
+  /** @returns false where this site owns it */
+  async function giveUp(record: ArrivalRecord): Promise<boolean> {
+    if ((await records.decide(record.id, "abandoned")) === "committed") return false;
+    if (isWhole(record)) await removeAll(record.id, record.facts);
+    await records.end(record.id, "gone");
+    return true;
+  }
+
+  async function finishCommit(id: string, facts: WholeFacts): Promise<Pod | null> {
+    const pod = await takeOver(id, facts);
+    await records.end(id, "committed");
+    return pod;
+  }
+
+  async function collectOne(record: ArrivalRecord): Promise<void> {
+    const { id, facts, seenAt } = record;
+    const silentMs = Date.now() - seenAt;
+    if (record.ended === "gone") {
+      // A request that had begun before the end may have made a Pod after it; none takes longer than this.
+      if (silentMs < limits.reserveMs) return;
+      if (isWhole(record)) await removeAll(id, record.facts);
+      await records.swept(id);
+    } else if (facts.verdict === "committed") {
+      if (silentMs < commitMs || !isWhole(record)) return;
+      await finishCommit(id, record.facts);
+      log.info({ id }, "a commit that a crash had left is finished");
+    } else if (facts.verdict === "abandoned" || silentMs > limits.leaseMs) {
+      if (await giveUp(record)) log.info({ id, silentMs }, "the source is silent: its reservation is released");
+    }
   }
 
   return {
@@ -257,21 +315,16 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     },
 
     async commit(id, peer) {
-      const { facts, ended } = await mine(id, peer);
+      const record = await mine(id, peer);
+      const { facts, ended } = record;
       if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
-      if (facts.committed !== true) {
+      if (facts.verdict !== "committed") {
         const state = await (await parts.node(facts.node ?? "")).state(id, onNode(facts));
-        if (state === "gone") {
-          await removeAll(id, facts);
-          await records.end(id, "gone");
-          throw new UmsError("COPY_IS_GONE", "The restored copy ended before the commit.");
-        }
-        if (state !== "restored") throw new UmsError("PEER_FAILED", `Migration ${id} is ${state} here.`);
-        await records.update(id, { committed: true });
+        if (state !== "gone" && state !== "restored") throw new UmsError("PEER_FAILED", `Migration ${id} is ${state} here.`);
+        if (state === "gone" ? await giveUp(record) : (await records.decide(id, "committed")) === "abandoned")
+          throw new UmsError("COPY_IS_GONE", "The copy ended before the commit.");
       }
-      const pod = await takeOver(id, facts);
-      await records.end(id, "committed");
-      return { pod };
+      return { pod: await finishCommit(id, facts) };
     },
 
     async destroy(id, peer) {
@@ -279,10 +332,13 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       if (!record) return await records.refuse(id, peer); // a late request of it is refused
       if (record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
       if (record.ended === "gone") return;
-      if (record.ended === "committed" || record.facts.committed === true)
-        throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
-      await removeAll(id, record.facts);
-      await records.end(id, "gone");
+      if (record.ended === "committed" || !(await giveUp(record))) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+    },
+
+    async collect() {
+      for (const record of await records.unfinished()) {
+        await collectOne(record).catch((cause: unknown) => log.warn({ id: record.id, cause }, "an arrival could not be tidied up"));
+      }
     },
 
     async state(id, peer) {

@@ -1,8 +1,11 @@
 /** What the destination's half remembers of each migration, in `Migration` objects of role Destination. */
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
 import { UmsError } from "../../errors.ts";
-import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
+import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
 import { migrationName, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+
+/** On each object of an arrival: the migration's id. */
+const arrivalLabel = "ums.dev/arrival";
 
 export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName: string }): ArrivalRecords {
   /** Where each id's object is: asking for one by its name is quicker than looking for it, and a commit has clients waiting. */
@@ -12,7 +15,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     const namespace = namespaces.get(id);
     const known = namespace === undefined ? undefined : await cluster.get(migrations, migrationName(id), { namespace });
     if (known) return known;
-    const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: `ums.dev/arrival=${id}` });
+    const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: `${arrivalLabel}=${id}` });
     const [found] = items;
     if (found?.metadata.namespace === undefined) namespaces.delete(id);
     else namespaces.set(id, found.metadata.namespace);
@@ -30,7 +33,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
         {
           apiVersion: migrations.apiVersion,
           kind: migrations.kind,
-          metadata: { name: migrationName(id), namespace, labels: { "ums.dev/arrival": id } },
+          metadata: { name: migrationName(id), namespace, labels: { [arrivalLabel]: id } },
           spec: { role: "Destination", pod, destination: siteName, peer, id },
         },
         { namespace },
@@ -41,16 +44,48 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       throw cause;
     }
   };
+  const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string };
+
+  function show(found: MigrationObject): ArrivalRecord {
+    const { metadata, spec, status = {} } = found;
+    const { seenAt, ...facts } = factsOf(found);
+    const ended = status.endedAt === undefined ? undefined : status.phase === "Succeeded" ? "committed" : "gone";
+    return {
+      id: spec.id ?? "",
+      peer: spec.peer ?? "",
+      facts,
+      seenAt: Date.parse(status.endedAt ?? seenAt ?? metadata.creationTimestamp ?? new Date().toISOString()),
+      ...(ended === undefined ? {} : { ended }),
+    };
+  }
+
+  /** Writes only as long as the verdict is open. @returns whether it was */
+  async function whileOpen({ metadata }: MigrationObject, facts: object): Promise<boolean> {
+    const patch: PatchOperation[] = [
+      { op: "test", path: "/status/facts/verdict", value: "open" },
+      ...Object.entries({ ...facts, seenAt: new Date().toISOString() }).map(([fact, value]): PatchOperation => ({
+        op: "add",
+        path: `/status/facts/${fact}`,
+        value,
+      })),
+    ];
+    try {
+      await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
+      return true;
+    } catch (cause) {
+      // A failed test is told as an invalid patch.
+      if (cause instanceof ClusterError && cause.code === "CLUSTER_REFUSED") return false;
+      throw cause;
+    }
+  }
+
   const patchStatus = ({ metadata }: MigrationObject, status: object) =>
     cluster.patch(migrations, metadata.name ?? "", { status }, { namespace: metadata.namespace, subresource: "status" });
 
   return {
     async find(id): Promise<ArrivalRecord | undefined> {
       const found = await object(id);
-      if (!found) return undefined;
-      const facts = (found.status?.facts ?? {}) as unknown as ArrivalFacts;
-      const ended = found.status?.endedAt === undefined ? undefined : found.status.phase === "Succeeded" ? "committed" : "gone";
-      return { id, peer: found.spec.peer ?? "", facts, ...(ended === undefined ? {} : { ended }) };
+      return found && show(found);
     },
     async create({ id, peer, need }) {
       const { name: pod, namespace } = need.pod.metadata;
@@ -60,7 +95,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
         phase: "Preflight",
         startedAt: new Date().toISOString(),
         memoryBytes: need.memoryBytes,
-        facts: { need },
+        facts: { need, verdict: "open", seenAt: new Date().toISOString() },
       });
     },
     async refuse(id, peer) {
@@ -68,12 +103,30 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       await patchStatus(made, { id, phase: "RolledBack", endedAt: new Date().toISOString() });
     },
     async update(id, facts) {
-      await patchStatus(await mustExist(id), { facts });
+      if (!(await whileOpen(await mustExist(id), facts))) throw new UmsError("COPY_IS_GONE", `Migration ${id} is not open here any more.`);
+    },
+    async decide(id, verdict) {
+      for (let tries = 0; tries < 5; tries++) {
+        const found = await mustExist(id);
+        const { verdict: before } = factsOf(found);
+        if (before === "committed" || before === "abandoned") return before;
+        // A crash between the making of the object and its first status: nobody can have begun anything.
+        if (before === undefined) await patchStatus(found, { facts: { verdict: "open" } });
+        if (await whileOpen(found, { verdict })) return verdict;
+      }
+      throw new UmsError("PEER_FAILED", `The record of migration ${id} can't be written.`);
     },
     async end(id, outcome) {
       const phase = outcome === "committed" ? "Succeeded" : "RolledBack";
       await patchStatus(await mustExist(id), { phase, endedAt: new Date().toISOString() });
       namespaces.delete(id);
+    },
+    async unfinished() {
+      const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
+      return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
+    },
+    async swept(id) {
+      await patchStatus(await mustExist(id), { facts: { swept: true } });
     },
   };
 }
