@@ -44,8 +44,8 @@ const isAt = async ({ cluster }: ClusterSite) => (await cluster.kubectl(["get", 
 const migrationsOf = async ({ cluster }: ClusterSite) =>
   (await cluster.kubectl(["get", "migrations", "--output=name"])).stdout.split("\n").filter(Boolean).length;
 /** Counts on where it was: each line is one more than the one before. */
-const countsOf = async ({ cluster }: ClusterSite) =>
-  [...(await cluster.kubectl(["logs", "memhog"])).stdout.matchAll(/Counter: (\d+)$/gm)].map(([, count]) => Number(count));
+const countsOf = async ({ cluster }: ClusterSite, pod = "memhog") =>
+  [...(await cluster.kubectl(["logs", pod])).stdout.matchAll(/Counter: (\d+)$/gm)].map(([, count]) => Number(count));
 
 type Request = Readonly<{ scheme?: "http" | "https"; token?: string; body?: unknown }>;
 
@@ -139,19 +139,19 @@ describe("afterwards", () => {
 });
 
 describe("a Podmigration", () => {
-  const statusOf = async (name: string) => {
-    const { stdout } = await a.cluster.kubectl(["get", `podmigration/${name}`, "--output=jsonpath={.status}"]);
+  const statusOf = async (name: string, { cluster } = a) => {
+    const { stdout } = await cluster.kubectl(["get", `podmigration/${name}`, "--output=jsonpath={.status}"]);
     return stdout === "" ? {} : (JSON.parse(stdout) as { state?: string; activePod?: string; currentRevision?: string; message?: string });
   };
   const ask = async (body: object) => curl(a, ["POST", "/Podmigrations"], { token: await tokenOf(a, "mover"), body });
-  const ended = async (name: string) => {
-    await expect.poll(async () => (await statusOf(name)).state, { timeout: 120_000 }).toMatch(/^(Completed|Failed)$/);
-    return statusOf(name);
+  const ended = async (name: string, site = a) => {
+    await expect.poll(async () => (await statusOf(name, site)).state, { timeout: 120_000 }).toMatch(/^(Completed|Failed)$/);
+    return statusOf(name, site);
   };
 
   test.each([
     [{ action: "live-migration", sourcePod: "memhog", destHost: "nowhere" }, /^SITE_NOT_FOUND: .*nowhere/],
-    [{ action: "live-migration", sourcePod: "memhog", destHost: "a-1" }, /a-1 is a node of this cluster.*can't move yet/],
+    [{ action: "live-migration", sourcePod: "memhog", destHost: "a-1" }, /runs on node a-1 already/],
     [{ action: "live-migration", sourcePod: "memhog" }, /needs sourcePod and destHost/],
     [{ action: "live-migration", sourcePod: "nobody", destHost: "b" }, /^SERVICE_NOT_FOUND: /],
     [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: "/var/lib/kubelet/migration/memhog" }, /checkpoint is not there yet/],
@@ -183,6 +183,27 @@ describe("a Podmigration", () => {
     await expect.poll(migration, { timeout: 30_000 }).toBe(1);
   });
 
+  test("moves a pod to another node of its cluster, under another name", async () => {
+    const nodeOf = async (pod: string) => (await b.cluster.kubectl(["get", `pod/${pod}`, "--output=jsonpath={.spec.nodeName}"])).stdout;
+    const here = await nodeOf("memhog");
+    const there = b.cluster.nodes.map(({ name }) => name).find((name) => name !== here) ?? "";
+    await b.apply({
+      apiVersion: "podmig.dcn.ssu.ac.kr/v1",
+      kind: "Podmigration",
+      metadata: { name: "across" },
+      spec: { action: "live-migration", selector: { podmig: "dcn" }, replicas: 1, sourcePod: "memhog", destHost: there },
+    });
+    const status = await ended("across", b);
+    expect(status).toMatchObject({ state: "Completed", activePod: expect.stringMatching(/^memhog-migration-[0-9a-f]{4}$/) });
+    const copy = status.activePod ?? "";
+    expect([await isAt(b), await nodeOf(copy)]).toEqual([false, there]);
+    await b.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${copy}`, "--timeout=30s"]);
+    await sleep(2_000);
+    const counts = await countsOf(b, copy);
+    expect(counts.length).toBeGreaterThan(5);
+    expect(counts).toEqual(counts.map((_, index) => index));
+  });
+
   test("is listed as the original listed it", async () => {
     const { status, text } = await curl(a, ["GET", "/Podmigrations"], { token: await tokenOf(a, "mover") });
     expect(status).toBe(200);
@@ -192,7 +213,12 @@ describe("a Podmigration", () => {
 
 describe("removed as docs/kubernetes.md says,", () => {
   test("UMS leaves nothing behind, in the cluster or on a node", async () => {
-    await b.cluster.kubectl(["delete", "pod/memhog", "--grace-period=1"]);
+    await b.cluster.kubectl([
+      "delete",
+      "pods",
+      "--selector=app notin (migration-coordinator,migration-operator,ssu-interface)",
+      "--grace-period=1",
+    ]);
     for (const { cluster } of [a, b]) {
       await cluster.kubectl(["delete", "podmigrations,migrations", "--all", "--all-namespaces"]);
       const { stdout } = await cluster.kubectl(["get", "pods", "--selector=app=ssu-interface", "--output=name"]);

@@ -595,7 +595,7 @@ describe("a Migration object", () => {
 
   /** What the destination remembers of the migration, and a change to it as only a clock or a crash would make. */
   const arrivalOf = async (name: string) => {
-    const arrival = `mig-${(await migrationIn(a, name)).status?.id}`;
+    const arrival = `arrival-${(await migrationIn(a, name)).status?.id}`;
     return {
       phase: async () => (await migrationIn(b, arrival)).status?.phase,
       note: (facts: object) =>

@@ -28,7 +28,7 @@ import { verdict } from "../preflight/check.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import { formatAddress } from "../trust/address.ts";
 import { createPairing } from "../trust/pairing.ts";
-import { createPeerInterfaceClient } from "../trust/peer-client.ts";
+import { createPeerInterfaceClient, createSelfClient } from "../trust/peer-client.ts";
 import { openTrust, type Trust } from "../trust/trust.ts";
 import { createArrivalRecords } from "./coordinator/arrivals.ts";
 import { createClusterCoordinator } from "./coordinator/cluster.ts";
@@ -36,7 +36,7 @@ import { createLocalApi, createOriginalApi, listenOnSocket } from "./coordinator
 import { createMetrics } from "./coordinator/metrics.ts";
 import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
 import { createPeople } from "./coordinator/people.ts";
-import { takeData, tokenHeader } from "./interface/data.ts";
+import { peerHeader, takeData, tokenHeader } from "./interface/data.ts";
 import { install, onNode } from "./interface/installation.ts";
 import { registerNodeRoutes } from "./interface/routes.ts";
 import { operate } from "./operator/operator.ts";
@@ -157,7 +157,8 @@ export async function runOperator(part: Part): Promise<void> {
     onTrouble: (cause) => log.warn({ cause }, "the operators' lease"),
     lead: async (tenure) => {
       log.info({ owner: tenure.owner, site: trust.siteName }, "leading");
-      const parts = { cluster, trust, interfaces, log };
+      const coordinatorAddress = `migration-coordinator.${cluster.namespace}.svc:${coordinatorPort}`;
+      const parts = { cluster, trust, interfaces, coordinatorAddress, log };
       const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
       await Promise.all([
         operate({ ...parts, maxConcurrentMigrations, limits: clusterLimits, breakpoints: BREAKPOINTS !== "" }, tenure),
@@ -176,8 +177,14 @@ export async function runInterface(part: Part): Promise<void> {
     imageDirectories,
     workDirectory: nodeDirectories.work,
     limits: clusterLimits,
-    openData: ({ site, address, token }, migrationId, waiting) =>
-      createPeerInterfaceClient(trust, site, address).openData({ migrationId, signal: waiting, headers: { [tokenHeader]: token } }),
+    openData({ site, address, token }, migrationId, waiting) {
+      const isOwnSite = site === trust.siteName;
+      const client = isOwnSite
+        ? createSelfClient(trust, { who: `The interface at ${address}`, address })
+        : createPeerInterfaceClient(trust, site, address);
+      const headers = { [tokenHeader]: token, ...(isOwnSite ? { [peerHeader]: site } : {}) };
+      return client.openData({ migrationId, signal: waiting, headers });
+    },
   });
   const arriving = createArriving({
     imageDirectories,

@@ -113,7 +113,8 @@ export function createPeerServer({
       request.self = trust.identifySelf(socket);
       if (request.self) return;
     } else {
-      request.peer = trust.identify(socket);
+      // A pod may move within one cluster: then the site is its own peer.
+      request.peer = trust.identify(socket) ?? (trust.identifySelf(socket) ? trust.siteName : undefined);
       if (request.peer !== undefined || openToStrangers.has(`${request.method} ${route}`)) return;
       if (people && !route.startsWith("/peer/")) {
         await people.admit(request);

@@ -111,7 +111,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   async function checkPod(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
     const { namespace, name } = need.pod.metadata;
     const taken = await cluster.get(pods, name, { namespace, signal });
-    const pod = destinationPod(need.pod, { migration: "000000000000", digests: need.containers });
+    const pod = destinationPod(need.pod, { migration: "000000000000", digests: need.containers, node: need.node });
     const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
       () => undefined,
       (cause: unknown) => {
@@ -129,7 +129,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
   /** What the node that fits best says: which one it will be is the scheduler's. */
   async function checkNodes(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
-    const all = await parts.nodes();
+    const all = need.node === undefined ? await parts.nodes() : [await parts.node(need.node)];
     const answers = await Promise.all(
       all.map(async (client) =>
         (await checkNode(client, need, signal)).map(({ name: check, ...result }) => ({ name: `${check} of ${client.node}`, ...result })),
@@ -275,7 +275,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       await records.update(id, { making: true });
       const before = await cluster.get(pods, place.name, { namespace: place.namespace });
       if (!before) {
-        const pod = destinationPod(need.pod, { migration: id, digests: need.containers });
+        const pod = destinationPod(need.pod, { migration: id, digests: need.containers, node: need.node });
         await cluster.create(pods, pod, { namespace: place.namespace });
       }
       const { node, pod } = await waitForNode(id, place);
@@ -303,7 +303,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
         const { podAddress } = await Promise.race([armed, stuck]);
         const nodePorts = await lead(id, facts, podAddress);
         await Promise.all([records.update(id, { nodePorts }), client.expectLed(Object.values(nodePorts))]);
-        return { nodePorts, address: client.address };
+        return { nodePorts, address: client.address, podAddress };
       } finally {
         watching.abort();
       }

@@ -32,8 +32,12 @@ export type OutgoingPodParts = Readonly<{
   node(name: string): Promise<NodeClient>;
   /** The interfaces of all nodes: each leads clients that come to it. */
   nodes(): Promise<NodeClient[]>;
-  /** Host under which this site's nodes reach the destination's. */
-  peerHost(): string;
+  /** The name of the pod at its destination, and its node there, where they are not the usual ones. */
+  wanted: PodWanted;
+  /** Where this site's nodes send to, from what the destination's coordinator says. */
+  dataAddress(created: CreateAnswer): string;
+  /** Whether the destination is this very cluster. */
+  isOwnSite: boolean;
   takeSlot(): Promise<number>;
   facts: {
     get(): PodFacts | undefined;
@@ -46,6 +50,8 @@ export type OutgoingPodParts = Readonly<{
   /** Told how long each part of a step took, in milliseconds. */
   measured(part: string, milliseconds: number): void;
 }>;
+
+export type PodWanted = Readonly<{ name?: string | undefined; node?: string | undefined }>;
 
 /** What a plan finds: everything about the pod, and why it can't move. */
 export type Examined = Readonly<{
@@ -64,7 +70,14 @@ const goneMs = 60_000;
  * @throws UmsError SERVICE_NOT_FOUND and what keeps a check from being made
  */
 export async function examinePod(
-  { cluster, peer, namespace, node, limits }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits">,
+  {
+    cluster,
+    peer,
+    namespace,
+    node,
+    limits,
+    wanted = {},
+  }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits"> & { wanted?: PodWanted },
   name: string,
   signal: AbortSignal,
 ): Promise<{ facts?: PodFacts; refusals: Examined["refusals"] }> {
@@ -81,7 +94,8 @@ export async function examinePod(
   const ports = servicePorts(pod, items);
   const need: PodNeed = {
     kind: "Pod",
-    pod: pod as PodNeed["pod"],
+    pod: { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } } as PodNeed["pod"],
+    ...(wanted.node === undefined ? {} : { node: wanted.node }),
     containers: imageDigests(pod),
     volumes: reference.volumes,
     ports: [...new Set(ports.map(({ targetPort }) => targetPort))],
@@ -133,10 +147,11 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
-    const { nodePorts, address } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+    const { nodePorts, address, podAddress } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
     const { ports } = facts();
     const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
-      const toPort = nodePorts[String(targetPort)];
+      // Within one cluster the pod itself can be reached, and a node port of the destination's node would lead back there.
+      const toPort = parts.isOwnSite ? targetPort : nodePorts[String(targetPort)];
       if (toPort === undefined) return [];
       return [
         ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, toPort }]),
@@ -144,7 +159,10 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       ];
     });
     if (led.length === 0) return;
-    await parts.facts.set({ ...facts(), forwarding: { slot: await parts.takeSlot(), to: address, ports: led } });
+    await parts.facts.set({
+      ...facts(),
+      forwarding: { slot: await parts.takeSlot(), to: parts.isOwnSite ? podAddress : address, ports: led },
+    });
     await onNodes("wait");
   }
 
@@ -230,8 +248,9 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     async reserve(_plan, signal) {
       const { need } = facts();
       await site.ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
-      const { token, dataPort } = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
-      await parts.facts.set({ ...facts(), target: { site: plan.destination, address: `${parts.peerHost()}:${dataPort}`, token } });
+      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      const target = { site: plan.destination, address: parts.dataAddress(created), token: created.token };
+      await parts.facts.set({ ...facts(), target });
     },
     release: site.release,
     async restore(_plan, signal) {

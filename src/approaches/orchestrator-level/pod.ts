@@ -164,10 +164,15 @@ export function servicePorts(pod: Pod, services: readonly Service[]): ServicePor
 /**
  * The Pod that the destination makes. docs/kubernetes.md lists each field that changes, and why.
  * @param digests of the images, as the source runs them
+ * @param node where it is to run, if that is not the scheduler's choice
  */
 export function destinationPod(
   pod: Pod,
-  { migration, digests }: { migration: string; digests: readonly { name: string; imageDigest?: string | undefined }[] },
+  {
+    migration,
+    digests,
+    node,
+  }: { migration: string; digests: readonly { name: string; imageDigest?: string | undefined }[]; node?: string | undefined },
 ): Pod {
   const { metadata = {}, spec } = pod;
   if (!spec) throw new Error("The pod has no spec.");
@@ -197,6 +202,7 @@ export function destinationPod(
     },
     spec: {
       ...withoutInit,
+      ...(node === undefined ? {} : { nodeName: node }),
       ...(Object.keys(nodeLabels).length > 0 ? { nodeSelector: nodeLabels } : {}),
       ...(sidecars.length > 0 ? { initContainers: sidecars } : {}),
       containers: spec.containers.map(moved),

@@ -73,6 +73,8 @@ export const PodNeed = Type.Object(
       metadata: Type.Object({ name: PodReference.properties.name, namespace: Label }),
       spec: Type.Object({ containers: Type.Array(Type.Object({ name: Label })) }),
     }),
+    /** The node on which it is to run. */
+    node: Type.Optional(PodReference.properties.name),
     /** In the order in which the kubelet starts them; with the image's digest where the source knows it. */
     containers: Type.Array(Type.Object({ name: Label, imageDigest: Type.Optional(Digest) }, closed), {
       minItems: 1,
@@ -104,6 +106,8 @@ export type ArmAnswer = Readonly<{
   nodePorts: Readonly<Record<string, number>>;
   /** A node's address. */
   address: string;
+  /** The pod's own, which is reachable from within its cluster alone. */
+  podAddress: string;
 }>;
 
 /** Where a source's interface sends to. */

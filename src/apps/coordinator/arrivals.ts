@@ -2,7 +2,7 @@
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
 import { UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
-import { migrationName, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import { arrivalName, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
@@ -13,7 +13,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
 
   async function object(id: string): Promise<MigrationObject | undefined> {
     const namespace = namespaces.get(id);
-    const known = namespace === undefined ? undefined : await cluster.get(migrations, migrationName(id), { namespace });
+    const known = namespace === undefined ? undefined : await cluster.get(migrations, arrivalName(id), { namespace });
     if (known) return known;
     const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: `${arrivalLabel}=${id}` });
     const [found] = items;
@@ -33,7 +33,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
         {
           apiVersion: migrations.apiVersion,
           kind: migrations.kind,
-          metadata: { name: migrationName(id), namespace, labels: { [arrivalLabel]: id } },
+          metadata: { name: arrivalName(id), namespace, labels: { [arrivalLabel]: id } },
           spec: { role: "Destination", pod, destination: siteName, peer, id },
         },
         { namespace },

@@ -55,7 +55,10 @@ export async function createClusterCoordinator({
   })();
 
   const find = (id: string): MigrationObject => {
-    const found = [...known.values()].find((object) => idOf(object) === id);
+    // Of a pod that moves within the cluster there are two; the source's half can be cancelled.
+    const [found] = [...known.values()]
+      .filter((object) => idOf(object) === id)
+      .toSorted((one, other) => Number(one.spec.role === "Destination") - Number(other.spec.role === "Destination"));
     if (!found) throw new UmsError("MIGRATION_NOT_FOUND", `There is no migration ${id}.`);
     return found;
   };

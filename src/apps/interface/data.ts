@@ -8,7 +8,7 @@ import type { Trust } from "../../trust/trust.ts";
 
 export const tokenHeader = "ums-token";
 /** Set by an interface that passes a connection on: who opened it. Believed from this very site alone. */
-const peerHeader = "ums-peer";
+export const peerHeader = "ums-peer";
 
 /** @param options.address of this node, as tokens name it */
 export async function takeData(

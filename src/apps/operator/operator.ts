@@ -21,15 +21,18 @@ import {
   newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
 import { pods } from "../../platforms/kubernetes/kinds.ts";
+import { interfacePort } from "../../cluster-settings.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
-import { parseAddress } from "../../trust/address.ts";
-import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
+import { formatAddress, parseAddress } from "../../trust/address.ts";
+import { createPeerClient, createSelfClient, type PeerClient } from "../../trust/peer-client.ts";
 import type { Peer, Trust } from "../../trust/trust.ts";
 
 export type OperatorParts = Readonly<{
   cluster: Cluster;
   trust: Trust;
   interfaces: Interfaces;
+  /** Where this site's own coordinator answers. */
+  coordinatorAddress: string;
   maxConcurrentMigrations: number;
   limits: Readonly<{ preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number }>;
   /** For tests: objects may have {@link breakpointAnnotation}. */
@@ -60,13 +63,20 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
 
   const peerClient = (name: string) => {
     let client = peers.get(name);
-    if (!client) peers.set(name, (client = createPeerClient(trust, name)));
+    if (!client) {
+      client =
+        name === trust.siteName
+          ? createSelfClient(trust, { who: "This site's coordinator", address: parts.coordinatorAddress })
+          : createPeerClient(trust, name);
+      peers.set(name, client);
+    }
     return client;
   };
 
-  /** The site that an object's `destination` means: its name, or an address given at the pairing. */
-  function siteOf(destination: string): Peer {
+  /** The site that an object's `destination` means: its name, an address given at the pairing, or this one. */
+  function siteOf(destination: string): Pick<Peer, "name" | "addresses"> {
     const wanted = destination.toLowerCase();
+    if (wanted === trust.siteName) return { name: wanted, addresses: [parts.coordinatorAddress] };
     const found = trust.peers().find(({ name, addresses }) => name === wanted || addresses.some((each) => each.toLowerCase() === wanted));
     if (!found) throw new UmsError("SITE_NOT_FOUND", `No paired site is called ${destination} or has that address.`);
     return found;
@@ -114,6 +124,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
   ): Promise<Ended | undefined> {
     const { namespace = "default" } = object.metadata;
     const site = siteOf(object.spec.destination);
+    const isOwnSite = site.name === trust.siteName;
     const plan = { id, service: object.spec.pod, destination: site.name };
     const report = createReport(() => performance.now());
     const bound = createOutgoingPod(plan, {
@@ -122,7 +133,12 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       namespace,
       node: async (node) => interfaces.node(node),
       nodes: async () => interfaces.all(),
-      peerHost: () => parseAddress(site.addresses[0] ?? "").host,
+      wanted: { name: object.spec.rename, node: object.spec.node },
+      isOwnSite,
+      dataAddress: ({ token, dataPort }) =>
+        isOwnSite
+          ? formatAddress({ host: token.split("/")[0] ?? "", port: interfacePort })
+          : formatAddress({ host: parseAddress(site.addresses[0] ?? "").host, port: dataPort }),
       takeSlot,
       arrived: ({ metadata, ...pod }) => {
         // Long, and nobody's business but the API server's.
@@ -245,16 +261,20 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     for (const object of all) {
       const source = object.status?.facts?.["source"] as PodFacts | undefined;
       if (object.status?.phase !== "Succeeded" || !source?.forwarding) continue;
-      const back = all.some(
-        ({ spec, status, metadata }) =>
-          spec.role === "Destination" &&
-          status?.phase === "Succeeded" &&
-          spec.pod === source.name &&
-          metadata.namespace === source.namespace &&
-          (status.endedAt ?? "") > (object.status?.endedAt ?? ""),
-      );
+      const isOwnSite = siteOf(object.spec.destination).name === trust.siteName;
+      const back =
+        isOwnSite ||
+        all.some(
+          ({ spec, status, metadata }) =>
+            spec.role === "Destination" &&
+            status?.phase === "Succeeded" &&
+            spec.pod === source.name &&
+            metadata.namespace === source.namespace &&
+            (status.endedAt ?? "") > (object.status?.endedAt ?? ""),
+        );
       if (!back) continue;
-      const { namespace, name, forwarding } = source;
+      const { namespace, forwarding } = source;
+      const name = (isOwnSite && object.spec.rename) || source.name;
       const pod = await cluster.get(pods, name, { namespace, signal });
       if (!pod?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")) continue;
       await sleep(proxyLagMs, undefined, { signal });

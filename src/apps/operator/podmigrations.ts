@@ -5,10 +5,11 @@ import { UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { migrationName, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import { pods } from "../../platforms/kubernetes/kinds.ts";
 import { type Podmigration, podmigrations, type PodmigrationStatus } from "../../platforms/kubernetes/podmigration.ts";
 import type { Trust } from "../../trust/trust.ts";
 
-type Parts = Readonly<{ cluster: Cluster; trust: Pick<Trust, "peers">; interfaces: Pick<Interfaces, "all">; log: Logger }>;
+type Parts = Readonly<{ cluster: Cluster; trust: Pick<Trust, "peers" | "siteName">; interfaces: Pick<Interfaces, "all">; log: Logger }>;
 
 /** On a Migration that was made for a Podmigration: that one's name. */
 const ownerLabel = "ums.dev/podmigration";
@@ -69,16 +70,15 @@ async function start({ cluster, trust, interfaces }: Parts, { metadata, spec, st
     throw new UmsError("BAD_REQUEST", `The action ${action} is not there yet: UMS writes no checkpoints to a node that outlive a move.`);
   if (sourcePod === undefined || destHost === undefined)
     throw new UmsError("BAD_REQUEST", "A live-migration needs sourcePod and destHost.");
-  const site = siteOf(destHost, trust);
-  if (site === undefined && interfaces.all().some(({ node }) => node === destHost)) {
-    throw new UmsError(
-      "BAD_REQUEST",
-      `${destHost} is a node of this cluster. Between its nodes a pod can't move yet: ` +
-        "the copy is made beside the source, and the cluster has no room for two pods of one name in one namespace.",
-    );
-  }
-  if (site === undefined) throw new UmsError("SITE_NOT_FOUND", `No paired site is called ${destHost} or has that address.`);
   const id = migrationId(uid);
+  const site = siteOf(destHost, trust);
+  const isNode = interfaces.all().some(({ node }) => node === destHost);
+  if (site === undefined && !isNode)
+    throw new UmsError("SITE_NOT_FOUND", `${destHost} is no node with UMS's interface here, and no paired site has that name or address.`);
+  const nodeName = (await cluster.get(pods, sourcePod, { namespace }))?.spec?.nodeName;
+  if (site === undefined && nodeName === destHost) throw new UmsError("BAD_REQUEST", `Pod ${sourcePod} runs on node ${destHost} already.`);
+  const destination =
+    site === undefined ? { destination: trust.siteName, node: destHost, rename: copyName(sourcePod, id) } : { destination: site };
   const migration: MigrationObject = {
     apiVersion: migrations.apiVersion,
     kind: migrations.kind,
@@ -89,7 +89,7 @@ async function start({ cluster, trust, interfaces }: Parts, { metadata, spec, st
       // Who deletes the request cancels the migration, or ends the forwarding that it left.
       ownerReferences: [{ apiVersion: podmigrations.apiVersion, kind: podmigrations.kind, name, uid }],
     },
-    spec: { role: "Source", pod: sourcePod, destination: site, id },
+    spec: { role: "Source", pod: sourcePod, ...destination, id },
   };
   // Before the Migration, whose end must not be overwritten by this.
   if (status?.state === undefined)
@@ -116,14 +116,19 @@ function migrationId(uid: string): string {
   return uid.replaceAll("-", "").slice(0, 12);
 }
 
+/** A namespace has no room for two pods of one name; the original's copies were called like that, too. */
+function copyName(pod: string, id: string): string {
+  return `${pod.replace(/-migration-[0-9a-f]{4}$/, "")}-migration-${id.slice(0, 4)}`;
+}
+
 async function mirror(cluster: Cluster, { metadata, spec, status = {} }: MigrationObject): Promise<void> {
   const owner = metadata.ownerReferences?.find(({ kind }) => kind === podmigrations.kind);
   if (!owner || status.endedAt === undefined) return;
   const place = { namespace: metadata.namespace ?? "default", name: owner.name };
   const state = status.phase === "Succeeded" ? "Completed" : "Failed";
   const message = [status.error?.code, status.message].filter(Boolean).join(": ");
-  // After a success no pod of this cluster is active; the one that is bears the same name.
-  await say(cluster, place, { state, activePod: spec.pod, currentRevision: metadata.name ?? "", message }).catch((cause: unknown) => {
+  const activePod = (state === "Completed" && spec.rename) || spec.pod;
+  await say(cluster, place, { state, activePod, currentRevision: metadata.name ?? "", message }).catch((cause: unknown) => {
     if (!(cause instanceof ClusterError && cause.code === "OBJECT_GONE")) throw cause;
   });
 }

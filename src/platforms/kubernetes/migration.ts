@@ -30,6 +30,20 @@ const Spec = Type.Object(
       description: "The site it goes to: its name, or an address under which it is paired",
       ...fixed("destination"),
     }),
+    node: Type.Optional(
+      Type.String({
+        pattern: podNamePattern,
+        description: "The node on which it is to run there; default: the scheduler's choice",
+        ...fixed("node"),
+      }),
+    ),
+    rename: Type.Optional(
+      Type.String({
+        pattern: podNamePattern,
+        description: "The pod's name at its destination; default: the same. Within one cluster it needs another",
+        ...fixed("rename"),
+      }),
+    ),
     keep: Type.Optional(Type.Boolean({ description: "Keep the source's pod as an address of the service, once it has moved" })),
     redirect: Type.Optional(Type.String({ maxLength: 2048, description: "URL to which clients are sent after the move" })),
     cancel: Type.Optional(Type.Boolean({ description: "Undo the migration, unless it has been committed" })),
@@ -155,7 +169,12 @@ export function newMigrationId(): string {
   return randomBytes(6).toString("hex");
 }
 
-/** How objects are called that UMS makes for a migration; two sites of one cluster may have both roles in one namespace. */
+/** How the object is called that UMS makes for a migration away from here. */
 export function migrationName(id: string): string {
   return `mig-${id}`;
+}
+
+/** How that of the same migration is called where it arrives, which may be the same namespace. */
+export function arrivalName(id: string): string {
+  return `arrival-${id}`;
 }
