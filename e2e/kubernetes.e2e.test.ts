@@ -561,6 +561,20 @@ describe("a Migration object", () => {
     await forget("unwanted");
   });
 
+  test("whose pod is changed by its user in the middle is undone, and the change stands", async () => {
+    await start("edited");
+    await createMigration(a, { name: "edited", pod: "edited", to: b, breakpoint: "transfer after" });
+    await atBreakpoint(a, "edited", { step: "transfer", moment: "after" });
+    await kubectl(a, "label", "pod", "edited", "tier=gold");
+    await setBreakpoint(a, "edited", undefined);
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/edited", "--timeout=60s");
+    expect((await migrationIn(a, "edited")).status).toMatchObject({ phase: "RolledBack", error: { code: "POD_CHANGED" } });
+    expect(await kubectl(a, "get", "pod", "edited", "--output=jsonpath={.metadata.labels.tier}")).toBe("gold");
+    expect(await run(a, "edited", "main", "redis-cli ping")).toBe("PONG");
+    expect(await isThere(b, "edited")).toBe(false);
+    await forget("edited");
+  });
+
   test("of a pod whose liveness probe has little patience never has its service started afresh", async () => {
     const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 1 };
     await start("impatient", {}, { livenessProbe });

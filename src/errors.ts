@@ -300,6 +300,11 @@ export const errorTable = {
     cause: "A controller made the pod, and would make another when this one goes.",
     cure: "Move a pod that nobody owns; whole Deployments and StatefulSets can't be moved yet.",
   },
+  POD_CHANGED: {
+    http: 409,
+    cause: "The pod's labels, annotations or spec were changed while it moved, and its copy does not have the change.",
+    cure: "The migration is undone; start it again.",
+  },
   POD_DELETED: { http: 409, cause: "The pod was deleted while it moved.", cure: "The migration is undone; the deletion stands." },
   POD_REFUSED: {
     http: 409,

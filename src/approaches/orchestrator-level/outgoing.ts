@@ -1,5 +1,6 @@
 /** The source's half, as the operator drives it: the pod's object, its node's interface, and the destination's coordinator. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
@@ -116,6 +117,9 @@ export async function examinePod(
   return { facts, refusals: [...held, ...theirs] };
 }
 
+/** What of a running pod its user can change. */
+const changeable = ({ metadata, spec }: Pod) => [metadata?.labels, metadata?.annotations, spec];
+
 const known = (code: string): ErrorCode => (Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL");
 
 export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts): { source: Source; destination: Destination } {
@@ -138,12 +142,14 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     if (forwarding) await Promise.all((await parts.nodes()).map((node) => node.forwarding(action, forwarding)));
   };
 
-  /** Whoever deleted the pod wants it gone, not moved. @throws UmsError POD_DELETED */
+  /** Whoever deleted the pod wants it gone, not moved; and what was changed meanwhile its copy does not have. @throws UmsError POD_DELETED, POD_CHANGED */
   async function expectWanted(): Promise<void> {
-    const { namespace, name, uid } = facts();
+    const { namespace, name, uid, need } = facts();
     const pod = await cluster.get(pods, name, { namespace });
     if (pod?.metadata?.uid !== uid || pod.metadata.deletionTimestamp !== undefined)
       throw new UmsError("POD_DELETED", `Pod ${name} was deleted while it moved.`);
+    if (!isDeepStrictEqual(changeable(pod), changeable(need.pod)))
+      throw new UmsError("POD_CHANGED", `Pod ${name} was changed while it moved.`);
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
