@@ -7,6 +7,7 @@ import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { containerImages } from "../setup/container-images.ts";
 import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
@@ -70,7 +71,7 @@ export type ClusterGround = AsyncDisposable &
   }>;
 
 export async function createClusterGround(): Promise<ClusterGround> {
-  const sites = await createClusterSites({ images: [await redisImage()] });
+  const sites = await createClusterSites({ images: [await redisImage(), ...(await containerImages(["memhog"]))] });
   try {
     // What a node keeps for good after its first time is no trace of a later migration.
     await startRedisPod(sites.a, { memoryMiB: 1 });

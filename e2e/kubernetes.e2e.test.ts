@@ -6,9 +6,10 @@ import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { askCoordinator, personIn } from "./cluster-people.ts";
-import { type ClusterSite, type ClusterSites, coordinatorPort, createClusterSites, moved } from "./cluster-sites.ts";
+import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { imageLayout } from "./images.ts";
+import { counted, memhogLog, postMigrate, startMemhog } from "./memhog.ts";
 import { startCommitting } from "./postgres.ts";
 import { redisImage } from "./redis-pod.ts";
 
@@ -50,12 +51,7 @@ const isThere = async (site: ClusterSite, name: string) =>
 const remove = (site: ClusterSite, ...what: string[]) => kubectl(site, "delete", ...what, "--ignore-not-found", "--grace-period=1");
 
 const post = async (from: ClusterSite, to: ClusterSite, name: string, body: object = {}) =>
-  askCoordinator(sites.clusters, from, {
-    token: tokens.get(from) ?? "",
-    method: "POST",
-    path: "/migrate",
-    body: { name, namespace: "default", destinationUrl: `${to.cluster.nodes[0].address}:${coordinatorPort}`, ...body },
-  });
+  postMigrate(sites, { from, to, token: tokens.get(from) ?? "", body: { name, ...body } });
 
 /** Ends what keeps the clients of pods that have moved, and looks whether anything else is left. */
 async function expectNothingLeft(): Promise<void> {
@@ -99,44 +95,24 @@ const answer = (name: string) => ({
 });
 
 describe("memhog by the original's sequence", () => {
-  const sample = (processes: number) => `apiVersion: v1
-kind: Pod
-metadata:
-  name: memhog
-spec:
-  serviceAccountName: migration-coordinator
-  containers:
-    - name: memhog
-      image: ghcr.io/hpcclab/nims/memhog:main
-      env:
-        - name: PROCESS
-          value: "${processes}"
-`;
-  const counted = (log: string) =>
-    log
-      .split("\n")
-      .flatMap((line) => /^\d{16} Counter: (\d+)$/.exec(line)?.[1] ?? [])
-      .map(Number);
-
   test.each([1, 8])("twice there and back, with %i process(es): the counter goes on, and every line is there once", async (processes) => {
     for (let round = 0; round < 2; round++) {
-      await a.cluster.kubectl(["apply", "--filename=-"], { input: sample(processes) });
-      await ready(a, "memhog");
-      await expect.poll(async () => counted(await kubectl(a, "logs", "memhog")).at(-1), { timeout: 20_000 }).toBeGreaterThan(1);
+      await startMemhog(a, { processes });
+      await expect.poll(async () => counted(await memhogLog(a)).at(-1), { timeout: 20_000 }).toBeGreaterThan(1);
       for (const [from, to] of [
         [a, b],
         [b, a],
       ] as const) {
-        const old = (await kubectl(from, "logs", "memhog")).split("\n");
+        const old = (await memhogLog(from)).split("\n");
         const { status, text } = await post(from, to, "memhog");
         expect(status, text).toBe(200);
         expect(JSON.parse(text)).toEqual(answer("memhog"));
         expect(await isThere(from, "memhog")).toBe(false);
         expect((await podIn(to, "memhog")).status?.conditions).toContainEqual(expect.objectContaining({ type: "Ready", status: "True" }));
         await expect
-          .poll(async () => (await kubectl(to, "logs", "memhog")).split("\n").length, { timeout: 20_000 })
+          .poll(async () => (await memhogLog(to)).split("\n").length, { timeout: 20_000 })
           .toBeGreaterThan(old.length + 2 * processes);
-        const log = await kubectl(to, "logs", "memhog");
+        const log = await memhogLog(to);
         expect(log.split("\n").slice(0, old.length)).toEqual(old);
         const counts = counted(log);
         const last = Math.max(...counts);
@@ -149,8 +125,7 @@ spec:
   });
 
   test("once there, and deleted at once", async () => {
-    await a.cluster.kubectl(["apply", "--filename=-"], { input: sample(1) });
-    await ready(a, "memhog");
+    await startMemhog(a);
     const { status, text } = await post(a, b, "memhog");
     expect(status, text).toBe(200);
     await kubectl(b, "delete", "pod", "memhog", "--timeout=20s");

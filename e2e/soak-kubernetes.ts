@@ -6,10 +6,10 @@
  *     npm run soak:kubernetes -- steps | trips
  */
 import { setUp } from "../setup/setup.ts";
-import { moved } from "./cluster-sites.ts";
+import { personIn } from "./cluster-people.ts";
 import { moments, nameOf, steps } from "./disturbance.ts";
 import { type ClusterGround, clusterVictims, createClusterGround, onePerClusterStep } from "./kubernetes-disturbance.ts";
-import { startRedisPod } from "./redis-pod.ts";
+import { runOriginalSequence } from "./memhog.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const rounds = 30;
@@ -50,11 +50,10 @@ for (const each of cases) {
 if (part === "all" || part === "trips") {
   await attempt(`the original's sequence, ${rounds} times`, async (on) => {
     const { a, b } = on.sites;
+    const tokens = await Promise.all([a, b].map(personIn));
     for (let round = 0; round < rounds; round++) {
-      await startRedisPod(a, { memoryMiB: 16 });
-      await moved(a, b, "redis");
-      await moved(b, a, "redis");
-      await a.cluster.kubectl(["delete", "pod", "redis", "--timeout=30s"]);
+      const [from, to] = round % 2 === 0 ? [a, b] : [b, a];
+      await runOriginalSequence(on.sites, { from, to, token: tokens[round % 2] ?? "" });
     }
     const left = await on.leftovers();
     if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
