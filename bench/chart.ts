@@ -1,5 +1,6 @@
 /** A picture of a benchmark: bars of the median downtime, their thin line from the fastest to the slowest round. */
-import type { Row } from "./result.ts";
+export type Spread = Readonly<{ median: number; min: number; max: number }>;
+export type Row = Readonly<{ subject: string; memoryMiB: number; link: string; downtimeMs: Spread; totalMs: Spread; rounds: number }>;
 
 const colours: Record<string, string> = {
   ums: "#0b7a75",

@@ -1,12 +1,9 @@
 /** What a benchmark has measured, as JSON, as a picture and as a table. All of them have the same form. */
 import { mkdir, writeFile } from "node:fs/promises";
-import { chart } from "./chart.ts";
+import { chart, type Row, type Spread } from "./chart.ts";
 import type { Measured } from "./subjects.ts";
 
 export type Result = Readonly<{ name: string; memoryMiB: number; link: string; measured: Measured[] }>;
-
-type Spread = Readonly<{ median: number; min: number; max: number }>;
-export type Row = Readonly<{ subject: string; memoryMiB: number; link: string; downtimeMs: Spread; totalMs: Spread; rounds: number }>;
 
 /** Writes bench/out/NAME.json and NAME.svg, and prints the table, with the ratio of each row to the subjects it is held against. */
 export async function publish(name: string, results: readonly Result[], { against }: { against: readonly string[] }): Promise<void> {

@@ -4,36 +4,14 @@
 # host-init.sh STORAGE HOSTNAME CGROUP_VERSION SHM_SIZE CHECKOUT
 set -eu
 storage=$1 hostname=$2 cgroup_version=$3 shm_size=$4 checkout=$5
-
-# /proc is still the machine's: this is the pid by which the test runner enters the host.
-read -r outer_pid _ </proc/self/stat
-echo "pid $outer_pid"
-
-cgroup_controllers=
-for hierarchy in /sys/fs/cgroup/*/; do
-  hierarchy=${hierarchy%/}
-  cgroup_controllers="$cgroup_controllers ${hierarchy##*/}"
-done
-
+. "$checkout/e2e/machine-init.sh"
 hostname "$hostname"
-ip link set lo up
 mount -t proc proc /proc
 # What the machine mounts for builds comes and goes, and is no business of the host's.
 awk '$5 ~ "^/var/cache/ums/" { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do umount --lazy "$mount"; done
 
 mount -t sysfs sysfs /sys
-if [ "$cgroup_version" = 1 ]; then
-  mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
-  for controller in $cgroup_controllers; do
-    # A hybrid machine's v2 tree stays away, as on a machine that has v1 alone.
-    [ "$controller" = unified ] && continue
-    mkdir "/sys/fs/cgroup/$controller"
-    case $controller in systemd) option=none,name=systemd ;; *) option=$controller ;; esac
-    mount -t cgroup -o "$option" cgroup "/sys/fs/cgroup/$controller"
-  done
-else
-  mount -t cgroup2 cgroup2 /sys/fs/cgroup
-fi
+mount_cgroups /sys/fs/cgroup
 
 mkdir -p "$storage/containers" "$storage/ums" "$storage/etc" "$storage/etc-work"
 mkdir -p /var/lib/containers /var/lib/ums

@@ -3,12 +3,11 @@
  * runs real Podman. They hang on a bridge in a network namespace of their own, the "wan", where clients run.
  * All of it lives exactly as long as the process that made it, also when that is killed.
  */
-import { type ChildProcess } from "node:child_process";
 import { mkdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { inCgroups, killCgroups, makeCgroup, removeCgroups } from "./cgroups.ts";
 import { listDirectory, walk } from "./listing.ts";
-import { end, type ExecOptions, type ExecResult, firstLine, type Place, placeAt, processesOf, spawnTied } from "./place.ts";
+import { createMachine } from "./machine.ts";
+import { type ExecOptions, type ExecResult, type Place, processesOf } from "./place.ts";
 import { createRun } from "./runs.ts";
 import { connect, createWan, shape, wanAddressOf } from "./wan.ts";
 
@@ -133,67 +132,20 @@ type HostParts = Readonly<{
 function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, shmSize }: HostParts): Host {
   const number = 11 + index;
   const address = wanAddressOf(number);
-  let init: { process: ChildProcess; pid: number } | undefined;
   let rateMbit: number | undefined;
-  const initPid = () => {
-    if (!init) throw new Error(`host ${name} is off`);
-    return init.pid;
-  };
-  // A v2 group that has processes cannot give controllers to its children, so the host's own live in one of these.
-  const entered = cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init"));
-  const enter = () => [
-    ...inCgroups(entered),
-    "nsenter",
-    `--target=${initPid()}`,
-    ...["mount", "uts", "ipc", "net", "pid", "cgroup"].map((namespace) => `--${namespace}`),
-    "--",
-    // nsenter forks to enter the pid namespace: what it started must not outlive it.
-    "setpriv",
-    "--pdeathsig=KILL",
-  ];
-  const place = placeAt({ address, enter, forks: true });
+  const machine = createMachine({ name: `host ${name}`, address, cgroupVersion, cgroups });
+  const { place, initPid, path } = machine;
 
   const powerOn = async () => {
-    if (init) throw new Error(`host ${name} is on already`);
     mkdirSync(storage, { recursive: true });
-    for (const cgroup of entered) makeCgroup(cgroup);
-    const namespaces = ["mount", "uts", "net", "ipc", "pid"].map((namespace) => `--${namespace}`);
-    const process = spawnTied([
-      ...inCgroups(cgroups),
-      "unshare",
-      "--cgroup",
-      ...inCgroups(entered),
-      "unshare",
-      ...namespaces,
-      "--fork",
-      "--kill-child",
-      "--propagation=private",
-      "sh",
-      join(checkout, "e2e/host-init.sh"),
-      storage,
-      name,
-      String(cgroupVersion),
-      shmSize,
-      checkout,
-    ]);
-    const ready = firstLine(process, /^ready$/);
-    ready.catch(() => undefined);
-    const pid = Number((await firstLine(process, /^pid \d+$/)).slice(4));
-    await ready;
-    init = { process, pid };
+    const pid = await machine.powerOn(["host-init.sh", storage, name, String(cgroupVersion), shmSize, checkout]);
     await connect({ wan, port: port(index), bridge: "wan", inside: place, initPid: pid, number });
     if (rateMbit !== undefined) await limit(rateMbit);
   };
-
   const powerOff = async () => {
-    if (!init) return;
-    const { process } = init;
-    init = undefined;
     // Without its link no dying process can tell a peer (FIN, RST), as in a real power loss.
-    await wan.exec(["ip", "link", "del", port(index)], { reject: false });
-    await killCgroups(cgroups);
-    await end(process);
-    await removeCgroups(cgroups);
+    if (machine.isOn()) await wan.exec(["ip", "link", "del", port(index)], { reject: false });
+    await machine.powerOff();
   };
   stack.defer(powerOff);
 
@@ -201,7 +153,6 @@ function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, 
   // A bridge port that is disabled drops silently; the host keeps its carrier, as behind a cut cable further away.
   const portState = async (state: string) => void (await wan.exec(["bridge", "link", "set", "dev", port(index), "state", state]));
 
-  const path = (inside: string) => `/proc/${initPid()}/root${inside}`;
   return {
     ...place,
     name,

@@ -4,37 +4,16 @@
 # node-init.sh STORAGE NAME CGROUP_VERSION ROOT PROGRAMS
 set -eu
 storage=$1 name=$2 cgroup_version=$3 lower=$4 programs=$5
-
-# /proc is still the machine's: this is the pid by which the test runner enters the node.
-read -r outer_pid _ </proc/self/stat
-echo "pid $outer_pid"
-
-cgroup_controllers=
-for hierarchy in /sys/fs/cgroup/*/; do
-  hierarchy=${hierarchy%/}
-  cgroup_controllers="$cgroup_controllers ${hierarchy##*/}"
-done
-
+. "$(dirname "$0")/../machine-init.sh"
 hostname "$name"
-ip link set lo up
 mkdir -p "$storage/upper" "$storage/work" "$storage/root" "$storage/containerd" "$storage/kubelet" "$storage/etcd"
 root=$storage/root
 mount -t overlay -o "lowerdir=$lower,upperdir=$storage/upper,workdir=$storage/work" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
-if [ "$cgroup_version" = 1 ]; then
-  mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
-  for controller in $cgroup_controllers; do
-    [ "$controller" = unified ] && continue
-    mkdir "$root/sys/fs/cgroup/$controller"
-    case $controller in systemd) option=none,name=systemd ;; *) option=$controller ;; esac
-    mount -t cgroup -o "$option" cgroup "$root/sys/fs/cgroup/$controller"
-  done
-  # The kubelet limits huge pages where the kernel has them, and fails where their controller is not mounted.
-  if [ ! -d /sys/fs/cgroup/hugetlb ]; then mount -t tmpfs tmpfs "$root/sys/kernel/mm/hugepages"; fi
-else
-  mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-fi
+mount_cgroups "$root/sys/fs/cgroup"
+# The kubelet limits huge pages where the kernel has them, and fails where their controller is not mounted.
+if [ "$cgroup_version" = 1 ] && [ ! -d /sys/fs/cgroup/hugetlb ]; then mount -t tmpfs tmpfs "$root/sys/kernel/mm/hugepages"; fi
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t mqueue mqueue "$root/dev/mqueue" 2>/dev/null || true

@@ -1,9 +1,8 @@
 /** One node of a test cluster: namespaces, cgroups, storage and an address of its own, and services that start again when they die. */
-import type { ChildProcess } from "node:child_process";
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { inCgroups, killCgroups, makeCgroup, removeCgroups } from "../cgroups.ts";
-import { end, firstLine, type Place, placeAt, spawnTied } from "../place.ts";
+import { createMachine } from "../machine.ts";
+import type { Place } from "../place.ts";
 import type { Run } from "../runs.ts";
 import { connect, wanAddressOf } from "../wan.ts";
 
@@ -60,66 +59,29 @@ export async function createNode({
   stack,
 }: NodeParts): Promise<ClusterNode> {
   const storage = join(run.directory, name);
-  const cgroups = run.cgroups.map((cgroup) => join(cgroup, name));
-  // A v2 group that has processes cannot give controllers to its children, so the node's own live in one of these.
-  const entered = run.cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init"));
-  let init: { process: ChildProcess; pid: number } | undefined;
-  const initPid = () => {
-    if (!init) throw new Error(`node ${name} is off`);
-    return init.pid;
-  };
-  const place = placeAt({
+  const machine = createMachine({
+    name: `node ${name}`,
     address: wanAddressOf(number),
-    enter: () => [
-      ...inCgroups(entered),
-      "nsenter",
-      `--target=${initPid()}`,
-      ...["mount", "uts", "ipc", "net", "pid", "cgroup"].map((namespace) => `--${namespace}`),
-      "--",
-      // nsenter forks to enter the pid namespace: what it started must not outlive it.
-      "setpriv",
-      "--pdeathsig=KILL",
-    ],
-    forks: true,
+    cgroupVersion: run.cgroupVersion,
+    cgroups: run.cgroups.map((cgroup) => join(cgroup, name)),
   });
+  const { place, initPid, path } = machine;
 
-  const write = (path: string, content: string) => {
-    const file = join(storage, "upper", path);
+  const write = (inside: string, content: string) => {
+    const file = join(storage, "upper", inside);
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, content);
     return file;
   };
-  for (const [path, content] of Object.entries(files)) write(path, content);
+  for (const [inside, content] of Object.entries(files)) write(inside, content);
   for (const [service, command] of Object.entries(services)) {
     const lines = ["#!/bin/sh", `exec >>/var/log/${service}.log 2>&1`, `exec ${command.join(" \\\n  ")}`, ""];
     chmodSync(write(join(servicesDirectory, service, "run"), lines.join("\n")), 0o755);
     // Nothing starts before it is told to: each needs what the one before it offers.
     write(join(servicesDirectory, service, "down"), "");
   }
-  for (const cgroup of entered) makeCgroup(cgroup);
-  const process = spawnTied([
-    ...inCgroups(cgroups),
-    "unshare",
-    "--cgroup",
-    ...inCgroups(entered),
-    "unshare",
-    ...["mount", "uts", "net", "ipc", "pid"].map((namespace) => `--${namespace}`),
-    "--fork",
-    "--kill-child",
-    "--propagation=private",
-    ...["sh", join(import.meta.dirname, "node-init.sh"), storage, name, String(run.cgroupVersion), root, programs],
-  ]);
-  stack.defer(async () => {
-    init = undefined;
-    await killCgroups(cgroups);
-    await end(process);
-    await removeCgroups(cgroups);
-  });
-  const ready = firstLine(process, /^ready$/);
-  ready.catch(() => undefined);
-  const pid = Number((await firstLine(process, /^pid \d+$/)).slice(4));
-  await ready;
-  init = { process, pid };
+  stack.defer(() => machine.powerOff());
+  const pid = await machine.powerOn(["cluster/node-init.sh", storage, name, String(run.cgroupVersion), root, programs]);
   await connect({ wan, port: name, bridge, inside: place, initPid: pid, number });
 
   const supervise = async (command: readonly string[], names: readonly ServiceName[]) =>
@@ -135,7 +97,7 @@ export async function createNode({
     ...place,
     name,
     initPid,
-    path: (inside) => `/proc/${initPid()}/root${inside}`,
+    path,
     start: (...names) => supervise(["up"], names),
     stop: async (service) => {
       await supervise(["down"], [service]);

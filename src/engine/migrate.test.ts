@@ -32,6 +32,29 @@ function once(name: string, fault: Fault): Faults {
   };
 }
 
+/** A plan, and sides that do nothing but call. */
+const migrationOf = (call: (name: string) => () => Promise<void>) => ({
+  plan: { id: "m1abcdefgh", service: "redis", destination: "west" },
+  source: {
+    admit: call("admit"),
+    holdClients: call("hold"),
+    releaseClients: call("release clients"),
+    freeze: call("freeze"),
+    thaw: call("thaw"),
+    transfer: call("transfer"),
+    forwardClients: call("forward"),
+    remove: call("remove"),
+    cleanUp: call("clean up"),
+  },
+  destination: {
+    reserve: call("reserve"),
+    release: call("release"),
+    restore: call("restore"),
+    destroyRestored: call("destroy"),
+    commit: call("commit"),
+  },
+});
+
 test("an engine whose migration another one has taken over undoes nothing", async () => {
   const calls: string[] = [];
   const call = (name: string) => async () => void calls.push(name);
@@ -40,25 +63,7 @@ test("an engine whose migration another one has taken over undoes nothing", asyn
     throw new TakenOver("another one runs it");
   };
   const parts = {
-    plan: { id: "m1abcdefgh", service: "redis", destination: "west" },
-    source: {
-      admit: call("admit"),
-      holdClients: call("hold"),
-      releaseClients: call("release clients"),
-      freeze: call("freeze"),
-      thaw: call("thaw"),
-      transfer: call("transfer"),
-      forwardClients: call("forward"),
-      remove: call("remove"),
-      cleanUp: call("clean up"),
-    },
-    destination: {
-      reserve: call("reserve"),
-      release: call("release"),
-      restore: call("restore"),
-      destroyRestored: call("destroy"),
-      commit: call("commit"),
-    },
+    ...migrationOf(call),
     journal: {
       ...memory,
       start: (step: string) => (step === "restore" ? refuse() : memory.start(step)),
@@ -99,25 +104,7 @@ describe("a migration that nothing disturbs", () => {
     const call = (name: string) => async () => void calls.push(name);
     await migrate(
       {
-        plan: { id: "m1abcdefgh", service: "redis", destination: "west" },
-        source: {
-          admit: call("admit"),
-          holdClients: call("hold"),
-          releaseClients: call("release clients"),
-          freeze: call("freeze"),
-          thaw: call("thaw"),
-          transfer: call("transfer"),
-          forwardClients: call("forward"),
-          remove: call("remove"),
-          cleanUp: call("clean up"),
-        },
-        destination: {
-          reserve: call("reserve"),
-          release: call("release"),
-          restore: call("restore"),
-          destroyRestored: call("destroy"),
-          commit: call("commit"),
-        },
+        ...migrationOf(call),
         journal: { ...journal, start: writing("start", journal.start), done: writing("done", journal.done) },
         observe: () => {},
         clock: () => 0,
