@@ -63,5 +63,7 @@ export const clusterLimits = {
 export const interfacePort = 7444;
 /** Where the coordinator listens in its pod, as the original's did. */
 export const coordinatorPort = 5000;
+/** Of its Service. */
+export const coordinatorServicePort = 80;
 export const coordinatorNodePort = 30_001;
 export const healthPort = 8080;

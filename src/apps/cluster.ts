@@ -15,6 +15,7 @@ import {
   type ClusterSettings,
   coordinatorNodePort,
   coordinatorPort,
+  coordinatorServicePort,
   healthPort,
   interfacePort,
 } from "../cluster-settings.ts";
@@ -157,7 +158,7 @@ export async function runOperator(part: Part): Promise<void> {
     onTrouble: (cause) => log.warn({ cause }, "the operators' lease"),
     lead: async (tenure) => {
       log.info({ owner: tenure.owner, site: trust.siteName }, "leading");
-      const coordinatorAddress = `migration-coordinator.${cluster.namespace}.svc:${coordinatorPort}`;
+      const coordinatorAddress = `migration-coordinator.${cluster.namespace}.svc:${coordinatorServicePort}`;
       const parts = { cluster, trust, interfaces, coordinatorAddress, log };
       const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
       await Promise.all([

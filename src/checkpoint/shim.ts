@@ -1,6 +1,6 @@
 /** Our side of the OCI-runtime shim's contract (`ums-runc` beside this file): one directory for each prepared restore. */
 import { constants } from "node:fs";
-import { access, mkdir, open, readdir, readFile, readlink, rm, symlink } from "node:fs/promises";
+import { access, mkdir, open, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
@@ -20,12 +20,23 @@ const exists = (file: string) =>
 /**
  * From here on the container's `create` waits for {@link letGo}, then becomes a restore of the image directory.
  * @param name the container's id, or MIGRATION.CONTAINER for one of a pod
+ * @param podUid of the pod whose container it is
  */
-export async function prepareRestore({ name, imageDirectory }: { name: string; imageDirectory: string }): Promise<void> {
+export async function prepareRestore({
+  name,
+  imageDirectory,
+  podUid,
+}: {
+  name: string;
+  imageDirectory: string;
+  podUid?: string;
+}): Promise<void> {
   const directory = directoryOf(name);
   await rm(directory, { recursive: true, force: true });
   await mkdir(path.join(directory, "work"), { recursive: true, mode: 0o700 });
   await symlink(imageDirectory, path.join(directory, "image"));
+  if (podUid !== undefined) await writeFile(path.join(directory, "pod"), podUid);
+  // Last: a shim that looks for its restore takes it as whole from here on.
   await writeCriuSettings(path.join(directory, "criu.conf"));
 }
 

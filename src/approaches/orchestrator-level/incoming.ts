@@ -10,7 +10,7 @@ import { endpointSlices, type Pod, pods, services } from "../../platforms/kubern
 import type { CheckAnswer, CheckResult, PeerState } from "../protocol.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
-import { destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
+import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
 import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
@@ -19,6 +19,8 @@ export type ArrivalRecord = Readonly<{
   peer: string;
   /** When its source was last known to want it, in milliseconds since the epoch. */
   seenAt: number;
+  /** A person has deleted its object. */
+  deleted: boolean;
   ended?: "committed" | "gone";
   facts: ArrivalFacts;
 }>;
@@ -248,8 +250,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       if (silentMs < commitMs || !isWhole(record)) return;
       await finishCommit(id, record.facts);
       log.info({ id }, "a commit that a crash had left is finished");
-    } else if (facts.verdict === "abandoned" || silentMs > limits.leaseMs) {
-      if (await giveUp(record)) log.info({ id, silentMs }, "the source is silent: its reservation is released");
+    } else if (facts.verdict === "abandoned" || record.deleted || silentMs > limits.leaseMs) {
+      if (await giveUp(record)) log.info({ id, silentMs, deleted: record.deleted }, "an arrival is given up");
     }
   }
 
@@ -259,7 +261,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     async reserve(id, peer, need) {
       const record = await records.find(id);
       if (record) {
-        await mine(id, peer);
+        const { facts } = await mine(id, peer);
+        if (facts.need.pod.metadata.uid !== need.pod.metadata.uid) throw new UmsError("BAD_REQUEST", `Migration ${id} is another pod's.`);
         return {};
       }
       expectOk(await checkPod(need, AbortSignal.timeout(60_000)));
@@ -315,6 +318,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     },
 
     async commit(id, peer) {
+      const arrived = (await records.find(id)) ? undefined : await findArrived(id);
+      if (arrived) return { pod: arrived };
       const record = await mine(id, peer);
       const { facts, ended } = record;
       if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
@@ -329,7 +334,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
     async destroy(id, peer) {
       const record = await records.find(id);
-      if (!record) return await records.refuse(id, peer); // a late request of it is refused
+      if (!record) {
+        if (await findArrived(id)) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+        return await records.refuse(id, peer); // a late request of it is refused
+      }
       if (record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
       if (record.ended === "gone") return;
       if (record.ended === "committed" || !(await giveUp(record))) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
@@ -348,6 +356,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       return await (await parts.node(record.facts.node)).state(id, onNode(record.facts));
     },
   };
+
+  /** The pod of a migration whose record somebody has deleted: that can't be done before it has ended. */
+  async function findArrived(id: string): Promise<Pod | undefined> {
+    const { items } = await cluster.list(pods, { namespace: undefined });
+    return items.find(({ metadata }) => metadata?.annotations?.[arrivedAnnotation] === id);
+  }
 
   /** Rejects when the kubelet says that the pod can't be started; never resolves. */
   async function expectNoTrouble({ namespace, name }: { namespace: string; name: string }, signal: AbortSignal): Promise<never> {

@@ -48,6 +48,8 @@ export type OutgoingPodParts = Readonly<{
   limits: { preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
   /** Told the Pod that the destination has made of this one, once that owns it. */
   arrived(pod: Pod): void;
+  /** Told how many bytes went to the destination. */
+  sent(bytes: number): void;
   /** Told how long each part of a step took, in milliseconds. */
   measured(part: string, milliseconds: number): void;
 }>;
@@ -78,7 +80,8 @@ export async function examinePod(
     node,
     limits,
     wanted = {},
-  }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits"> & { wanted?: PodWanted },
+    isOwnSite = false,
+  }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits"> & Partial<Pick<OutgoingPodParts, "wanted" | "isOwnSite">>,
   name: string,
   signal: AbortSignal,
 ): Promise<{ facts?: PodFacts; refusals: Examined["refusals"] }> {
@@ -88,6 +91,8 @@ export async function examinePod(
   if (own.length > 0) return { refusals: own };
   const reference = podReference(pod);
   const nodeName = pod.spec?.nodeName ?? "";
+  if (isOwnSite && (wanted.node === undefined || wanted.node === nodeName || (wanted.name ?? name) === name))
+    throw new UmsError("BAD_REQUEST", "Within its cluster a pod needs another node (node) and another name (rename) to move.");
   const [described, { items }] = await Promise.all([
     node(nodeName).then((client) => client.describe(reference, signal)),
     cluster.list(services, { namespace, signal }),
@@ -217,7 +222,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       const budgetMs = livenessBudgetMs(facts().need.pod);
       const leftMs = budgetMs === undefined ? limits.transferMs : heldAt + budgetMs - probeMarginMs - performance.now();
       const probed = AbortSignal.timeout(Math.max(0, Math.round(leftMs)));
-      const { parts: took = {} } = await onNode("transfer", {
+      const { parts: took = {}, bytesSent = 0 } = await onNode("transfer", {
         signal: AbortSignal.any([signal, probed]),
         timeoutMs: limits.transferMs,
       }).catch((cause: unknown) => {
@@ -225,6 +230,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
         throw new UmsError("LIVENESS", `The pod's liveness probe gives up after ${budgetMs} ms.`, { cause });
       });
       for (const [part, milliseconds] of Object.entries(took)) parts.measured(part, milliseconds);
+      parts.sent(bytesSent);
     },
 
     async forwardClients() {
@@ -262,7 +268,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     async restore(_plan, signal) {
       await Promise.all([onNode("expect-frozen"), expectWanted()]);
       await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
-      await onNode("expect-frozen"); // the last moment at which it can be undone
+      await Promise.all([onNode("expect-frozen"), expectWanted()]); // the last moment at which it can be undone
     },
     destroyRestored: site.destroyRestored,
     async commit() {

@@ -5,6 +5,8 @@ import type { Pod, Service } from "../../platforms/kubernetes/kinds.ts";
 
 /** Names the migration whose restore a pod's containers wait for; the shim reads it, the commit removes it. */
 export const restoreAnnotation = "ums.dev/restore";
+/** On a pod that came by a migration: that one's id, also after the commit. */
+export const arrivedAnnotation = "ums.dev/migration";
 const runtimeClass = "ums";
 /** On a Service that UMS made for a pod which arrived: the pod's name. It has no selector, as it leads to the pod before that is Ready. */
 export const podLabel = "ums.dev/pod";
@@ -198,7 +200,7 @@ export function destinationPod(
       name: metadata.name ?? "",
       namespace: metadata.namespace ?? "default",
       ...(metadata.labels ? { labels: metadata.labels } : {}),
-      annotations: { ...metadata.annotations, [restoreAnnotation]: migration },
+      annotations: { ...metadata.annotations, [restoreAnnotation]: migration, [arrivedAnnotation]: migration },
     },
     spec: {
       ...withoutInit,

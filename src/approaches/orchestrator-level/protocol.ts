@@ -34,29 +34,35 @@ export const PodReference = Type.Object(
 );
 export type PodReference = Static<typeof PodReference>;
 
-const Freezer = Type.Object({ version: Type.Union([Type.Literal(1), Type.Literal(2)]), directory: Path }, closed);
+/** What a node works on as root, where such things lie and nowhere else. */
+const PathBelow = (...tops: string[]) => Type.Intersect([Path, Type.String({ pattern: `^(${tops.join("|")})/` })]);
+const containerdState = "/(var/)?run(/k3s)?/containerd";
+const Freezer = Type.Object({ version: Type.Union([Type.Literal(1), Type.Literal(2)]), directory: PathBelow("/sys/fs/cgroup") }, closed);
 
 /** The same on its node: what the source's half works with. Durable, so that an undo finds it after a crash. */
 export const PodOnNode = Type.Object(
   {
     uid: Uid,
+    /** The network namespace of its sandbox. */
+    network: PathBelow("/(var/)?run/netns", "/proc/[0-9]+/ns"),
     containers: Type.Array(
       Type.Object(
         {
           name: Label,
           id: ContainerId,
           pid: Type.Integer({ minimum: 2 }),
-          runcRoot: Path,
+          runcRoot: PathBelow(containerdState),
           freezer: Freezer,
-          changesDirectory: Path,
-          logPath: Path,
+          /** A snapshot of containerd's, wherever it keeps them. */
+          changesDirectory: Type.Intersect([Path, Type.String({ pattern: "/snapshots/[0-9]+/fs$" })]),
+          logPath: PathBelow("/var/log/pods"),
         },
         closed,
       ),
     ),
-    volumes: Type.Array(Type.Object({ name: Label, directory: Path }, closed)),
+    volumes: Type.Array(Type.Object({ name: Label, directory: PathBelow("/var/lib/kubelet/pods") }, closed)),
     /** The pod's own /dev/shm. */
-    shm: Type.Optional(Path),
+    shm: Type.Optional(PathBelow(containerdState)),
   },
   closed,
 );
@@ -70,7 +76,7 @@ export const PodNeed = Type.Object(
   {
     kind: Type.Literal("Pod"),
     pod: Type.Object({
-      metadata: Type.Object({ name: PodReference.properties.name, namespace: Label }),
+      metadata: Type.Object({ name: PodReference.properties.name, namespace: Label, uid: Uid }),
       spec: Type.Object({ containers: Type.Array(Type.Object({ name: Label })) }),
     }),
     /** The node on which it is to run. */

@@ -2,7 +2,7 @@
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
 import { UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
-import { arrivalName, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import { arrivalName, migrationFinalizer, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
@@ -33,7 +33,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
         {
           apiVersion: migrations.apiVersion,
           kind: migrations.kind,
-          metadata: { name: arrivalName(id), namespace, labels: { [arrivalLabel]: id } },
+          metadata: { name: arrivalName(id), namespace, labels: { [arrivalLabel]: id }, finalizers: [migrationFinalizer] },
           spec: { role: "Destination", pod, destination: siteName, peer, id },
         },
         { namespace },
@@ -54,6 +54,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       id: spec.id ?? "",
       peer: spec.peer ?? "",
       facts,
+      deleted: metadata.deletionTimestamp !== undefined,
       seenAt: Date.parse(status.endedAt ?? seenAt ?? metadata.creationTimestamp ?? new Date().toISOString()),
       ...(ended === undefined ? {} : { ended }),
     };
@@ -79,6 +80,10 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     }
   }
 
+  /** From its end on the object is history, which anybody may delete. */
+  const letGo = ({ metadata }: MigrationObject) =>
+    cluster.patch(migrations, metadata.name ?? "", { metadata: { finalizers: null } }, { namespace: metadata.namespace });
+
   const patchStatus = ({ metadata }: MigrationObject, status: object) =>
     cluster.patch(migrations, metadata.name ?? "", { status }, { namespace: metadata.namespace, subresource: "status" });
 
@@ -101,6 +106,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     async refuse(id, peer) {
       const made = await make({ id, peer, namespace: cluster.namespace, pod: "none" });
       await patchStatus(made, { id, phase: "RolledBack", endedAt: new Date().toISOString() });
+      await letGo(made);
     },
     async update(id, facts) {
       if (!(await whileOpen(await mustExist(id), facts))) throw new UmsError("COPY_IS_GONE", `Migration ${id} is not open here any more.`);
@@ -118,11 +124,17 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     },
     async end(id, outcome) {
       const phase = outcome === "committed" ? "Succeeded" : "RolledBack";
-      await patchStatus(await mustExist(id), { phase, endedAt: new Date().toISOString() });
+      const found = await mustExist(id);
+      await patchStatus(found, { phase, endedAt: new Date().toISOString() });
       namespaces.delete(id);
+      // Not while clients wait; what fails here is done with the unfinished ones.
+      void letGo(found).catch(() => undefined);
     },
     async unfinished() {
       const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
+      // A crash may have come between the end and this.
+      for (const ended of items.filter(({ status, metadata }) => status?.endedAt !== undefined && metadata.finalizers?.length))
+        await letGo(ended);
       return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
     },
     async swept(id) {

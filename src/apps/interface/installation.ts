@@ -81,7 +81,9 @@ async function copyPrograms(): Promise<void> {
 
 /** containerd 2 moved the CRI plugin's settings (containerd/docs/cri/config.md). */
 export function withRuntime(configuration: string, version: string): string {
-  const modern = isAtLeast(version, "2.0");
+  const written = /^\s*version\s*=\s*(\d+)/m.exec(configuration)?.[1];
+  // A file of version 2 keeps that one's names under containerd 2, too, which migrates it when it reads it.
+  const modern = written === undefined ? isAtLeast(version, "2.0") : Number(written) >= 3;
   const plugin = modern ? "io.containerd.cri.v1.runtime" : "io.containerd.grpc.v1.cri";
   const base = withoutRuntime(configuration);
   const head = base.trim() === "" ? `version = ${modern ? 3 : 2}\n` : base;

@@ -20,10 +20,10 @@ import {
   migrations,
   newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
-import { pods } from "../../platforms/kubernetes/kinds.ts";
 import { interfacePort } from "../../cluster-settings.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
 import { formatAddress, parseAddress } from "../../trust/address.ts";
+import { createForwardings } from "./forwardings.ts";
 import { createPeerClient, createSelfClient, type PeerClient } from "../../trust/peer-client.ts";
 import type { Peer, Trust } from "../../trust/trust.ts";
 
@@ -44,13 +44,10 @@ const breakpointAnnotation = "ums.dev/breakpoint";
 
 const firstRetryMs = 500;
 const lastRetryMs = 5_000;
-const slots = 250;
-const reclaimEveryMs = 2_000;
+const tendEveryMs = 2_000;
 const orphansEveryMs = 15_000;
-/** What kube-proxy takes to follow a pod that has become Ready. */
-const proxyLagMs = 2_000;
 
-type Running = { readonly controller: AbortController; finished: Promise<void> };
+type Running = { readonly controller: AbortController; finished: Promise<void>; waits: boolean };
 
 /** Works until the signal aborts, which it does when another instance leads. @param owner names this tenure in the journals */
 export async function operate(parts: OperatorParts, { signal, owner }: { signal: AbortSignal; owner: string }): Promise<void> {
@@ -82,12 +79,28 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     return found;
   }
 
-  async function takeSlot(): Promise<number> {
-    const taken = new Set(
-      [...known.values()].map((object) => (object.status?.facts?.["source"] as PodFacts | undefined)?.forwarding?.slot),
+  const all = () => [...known.values()];
+  const forwardings = createForwardings({ cluster, interfaces, siteName: trust.siteName, known: all, log, signal });
+
+  /** Two at once would dump the same pod twice, and each would think that the other's copy is none. */
+  function expectAlone({ metadata, spec, status }: MigrationObject): void {
+    const others = all().filter(
+      (other) => other.metadata.uid !== metadata.uid && (other.spec.role ?? "Source") === "Source" && other.status?.endedAt === undefined,
     );
-    for (let slot = 1; slot <= slots; slot++) if (!taken.has(slot)) return slot;
-    throw new UmsError("SITE_BUSY", `This cluster keeps ${slots} forwardings.`);
+    const turns = [...running.keys()];
+    const own = turns.indexOf(`${metadata.namespace}/${metadata.name}`);
+    const comesFirst = (other: MigrationObject) => {
+      const turn = turns.indexOf(keyOf(other));
+      return turn < 0 ? other.status?.owner !== undefined : turn < own;
+    };
+    const rival = others.find(
+      (other) => other.metadata.namespace === metadata.namespace && other.spec.pod === spec.pod && comesFirst(other),
+    );
+    if (rival) throw new UmsError("ALREADY_MIGRATING", `Pod ${spec.pod} is being migrated by ${rival.status?.id ?? rival.metadata.name}.`);
+    const id = status?.id ?? spec.id;
+    if (id !== undefined && all().some((other) => other.metadata.uid !== metadata.uid && isSameId(other, id)))
+      throw new UmsError("BAD_REQUEST", `Another migration has the id ${id}.`);
+    if (spec.keep === true || spec.redirect !== undefined) throw new UmsError("BAD_REQUEST", "keep and redirect are not there yet.");
   }
 
   async function run(key: string, controller: AbortController): Promise<void> {
@@ -104,6 +117,8 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     record.report({ id, startedAt, phase: "Pending" });
     await record.flush();
     try {
+      // One that has begun holds its pod: then it is the others that are refused.
+      if (!record.journal.isStarted("admit")) expectAlone(object);
       const outcome = await carry(object, record, { id, controller });
       if (outcome) await finish(object, record, outcome);
     } catch (cause) {
@@ -139,7 +154,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
         isOwnSite
           ? formatAddress({ host: token.split("/")[0] ?? "", port: interfacePort })
           : formatAddress({ host: parseAddress(site.addresses[0] ?? "").host, port: dataPort }),
-      takeSlot,
+      takeSlot: async () => forwardings.takeSlot(object.metadata.uid ?? ""),
       arrived: ({ metadata, ...pod }) => {
         // Long, and nobody's business but the API server's.
         const { managedFields: _, ...kept } = metadata as Record<string, unknown>;
@@ -153,6 +168,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
         },
       },
       limits,
+      sent: (bytesSent) => record.report({ bytesSent }),
       measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
     });
     const wanted = async () => known.get(keyOf(object))?.metadata.annotations?.[breakpointAnnotation] ?? "";
@@ -174,10 +190,11 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     };
     /** Said by a person; not any more once the destination turned out to have committed. */
     let committed = false;
-    const isGone = () => !committed && known.get(keyOf(object))?.metadata.annotations?.[destinationIsGone] !== undefined;
+    const isSaidGone = () => !committed && known.get(keyOf(object))?.metadata.annotations?.[destinationIsGone] !== undefined;
     for (let retryMs = firstRetryMs; ; retryMs = Math.min(retryMs * 2, lastRetryMs)) {
       try {
-        const outcome: Outcome = isGone() ? await resolveWithoutDestination(engine) : await migrate(engine, controller.signal);
+        const outcome: Outcome =
+          isSaidGone() && (await isSilent(site.name)) ? await resolveWithoutDestination(engine) : await migrate(engine, controller.signal);
         return { ...outcome, report: report.report() };
       } catch (cause) {
         if (cause instanceof AlreadyCommitted) {
@@ -189,6 +206,12 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
         const why = cause.cause instanceof Error ? cause.cause.message : String(cause.cause);
         log.warn({ migration: id, step: cause.step, direction: cause.direction, cause: cause.cause }, "the migration waits");
         record.report({ waiting: `${cause.step} is tried again (${cause.direction}): ${why}` });
+        // Others need not wait with it.
+        const runs = running.get(keyOf(object));
+        if (runs && !runs.waits) {
+          runs.waits = true;
+          next();
+        }
         await sleep(retryMs, undefined, { signal }).catch(() => undefined);
         if (signal.aborted) return undefined;
       }
@@ -220,8 +243,12 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     }).catch((trouble: unknown) => log.warn({ cause: trouble }, "an event could not be written"));
   }
 
+  /** What an earlier instance has begun holds or may hold a service, so it doesn't wait for its turn. */
+  const isBegun = (key: string) => known.get(key)?.status?.owner !== undefined;
+  const isFull = () => [...running.values()].filter(({ waits }) => !waits).length >= parts.maxConcurrentMigrations;
+
   function next(): void {
-    while (queue.length > 0 && running.size < parts.maxConcurrentMigrations && !signal.aborted) {
+    while (queue.length > 0 && !signal.aborted && (isBegun(queue[0] as string) || !isFull())) {
       const key = queue.shift() as string;
       const controller = new AbortController();
       const onStop = () => controller.abort(new UmsError("INTERRUPTED", "The operator is stopping."));
@@ -239,50 +266,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
           if (object) consider(object);
           next();
         });
-      running.set(key, { controller, finished });
-    }
-  }
-
-  /** Removes what a finished migration keeps for as long as its object is there: the way of its clients. */
-  async function forget(object: MigrationObject): Promise<void> {
-    const { namespace = "default", name = "", finalizers = [] } = object.metadata;
-    const forwarding = (object.status?.facts?.["source"] as PodFacts | undefined)?.forwarding;
-    if (forwarding) await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
-    const kept = finalizers.filter((each) => each !== migrationFinalizer);
-    await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
-  }
-
-  /**
-   * A pod that has come back is found by its own Services again, as soon as it is Ready: then the way to where it was
-   * isn't needed any more. Connections that took it keep it.
-   */
-  async function reclaim(): Promise<void> {
-    const all = [...known.values()];
-    for (const object of all) {
-      const source = object.status?.facts?.["source"] as PodFacts | undefined;
-      if (object.status?.phase !== "Succeeded" || !source?.forwarding) continue;
-      const isOwnSite = siteOf(object.spec.destination).name === trust.siteName;
-      const back =
-        isOwnSite ||
-        all.some(
-          ({ spec, status, metadata }) =>
-            spec.role === "Destination" &&
-            status?.phase === "Succeeded" &&
-            spec.pod === source.name &&
-            metadata.namespace === source.namespace &&
-            (status.endedAt ?? "") > (object.status?.endedAt ?? ""),
-        );
-      if (!back) continue;
-      const { namespace, forwarding } = source;
-      const name = (isOwnSite && object.spec.rename) || source.name;
-      const pod = await cluster.get(pods, name, { namespace, signal });
-      if (!pod?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")) continue;
-      await sleep(proxyLagMs, undefined, { signal });
-      await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
-      const { forwarding: _gone, ...rest } = source;
-      const patch = [{ op: "replace", path: "/status/facts/source", value: rest }] as const;
-      await cluster.patch(migrations, object.metadata.name ?? "", patch, { namespace, subresource: "status", signal });
-      log.info({ pod: name, namespace }, "the pod is back: nothing is forwarded any more");
+      running.set(key, { controller, finished, waits: false });
     }
   }
 
@@ -295,13 +279,34 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       try {
         await peerClient(siteOf(spec.destination).name).request(request);
       } catch (cause) {
-        log.debug({ migration: status.id, cause }, "the destination is still gone");
+        if (cause instanceof UmsError && cause.code === "TOO_LATE") await tellOfTwo(metadata, spec.pod);
+        else log.debug({ migration: status.id, cause }, "the destination is still gone");
         continue;
       }
       const patch = { status: { facts: { destroyed: true } } };
       await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
       log.info({ migration: status.id }, "the destination that was said to be gone has destroyed its copy");
     }
+  }
+
+  /** Whoever said that the destination was gone was wrong: it had committed. */
+  async function tellOfTwo({ namespace = "default", name = "" }: MigrationObject["metadata"], pod: string): Promise<void> {
+    const message = "The destination that was said to be gone had committed: there are two copies. Delete one of them.";
+    log.error({ migration: name }, message);
+    const error = { code: "TOO_LATE", message, cure: "Decide which copy is to live, and delete the other pod." };
+    const patch = { status: { message, error, facts: { destroyed: true } } };
+    await cluster.patch(migrations, name, patch, { namespace, subresource: "status", signal });
+    await tell(cluster, { namespace, pod, reason: "error", message });
+  }
+
+  /** Nobody's word alone thaws a copy beside one that may live: a site that answers is not gone. */
+  async function isSilent(site: string): Promise<boolean> {
+    return await peerClient(site)
+      .request({ method: "GET", path: "/peer/healthcheck", timeoutMs: limits.requestMs, signal })
+      .then(
+        () => false,
+        (cause: unknown) => cause instanceof UmsError && (cause.code === "SITE_UNREACHABLE" || cause.code === "TIMED_OUT"),
+      );
   }
 
   function consider(object: MigrationObject): void {
@@ -314,11 +319,12 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       if (deleted || object.spec.cancel === true) runs.controller.abort(new UmsError("CANCELLED", "The migration was cancelled."));
     } else if (ended) {
       if (deleted && object.metadata.finalizers?.includes(migrationFinalizer))
-        void forget(object).catch((cause: unknown) => log.warn({ migration: key, cause }, "what a migration keeps could not be removed"));
+        void forwardings
+          .forget(object)
+          .catch((cause: unknown) => log.warn({ migration: key, cause }, "what a migration keeps could not be removed"));
     } else if (!queue.includes(key)) {
-      // What an earlier instance has begun holds or may hold a service, so it doesn't wait in the queue.
-      if (object.status?.owner === undefined) queue.push(key);
-      else queue.unshift(key);
+      if (isBegun(key)) queue.unshift(key);
+      else queue.push(key);
       next();
     }
   }
@@ -327,7 +333,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     for (; !signal.aborted; await sleep(pauseMs, undefined, { signal }).catch(() => undefined))
       await act().catch((cause: unknown) => signal.aborted || log.warn({ cause }, "what is done from time to time has failed"));
   };
-  void every(reclaimEveryMs, reclaim);
+  void every(tendEveryMs, forwardings.tend);
   void every(orphansEveryMs, collectOrphans);
   for await (const { type, object } of cluster.watch(migrations, {
     namespace: undefined,
@@ -343,6 +349,8 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
   await Promise.all([...running.values()].map(({ finished }) => finished));
   for (const client of peers.values()) client.close();
 }
+
+const isSameId = ({ spec, status }: MigrationObject, id: string) => (spec.role ?? "Source") === "Source" && (status?.id ?? spec.id) === id;
 
 const figures = ({ heldMs, totalMs, remainderMs, phases, steps }: Report) => ({
   ...(heldMs === undefined ? {} : { heldMs: Math.round(heldMs) }),

@@ -30,8 +30,10 @@ export type Task = Readonly<{
   bundle: string;
   runcRoot: string;
   freezer: Freezer;
-  /** Directory of the container's own changes to its image. */
-  changesDirectory: string;
+  /** Directory of the container's own changes to its image; undefined where its root is no overlay. */
+  changesDirectory: string | undefined;
+  /** The pod's network namespace, which outlives its containers; undefined where it is the node's. */
+  network: string | undefined;
   /** The pod's /dev/shm on the node, where it has one. */
   shm: string | undefined;
 }>;
@@ -45,9 +47,10 @@ export async function findTask(id: string, places: readonly ContainerdPlaces[] =
     if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
     const freezer = await freezerOf(pid).catch(() => undefined);
     if (!freezer || !freezer.directory.includes(id)) continue; // it has ended, and its process id may be another's
-    const { mounts } = await readBundle(bundle);
+    const { mounts, linux } = await readBundle(bundle);
+    const network = linux.namespaces.find(({ type }) => type === "network")?.path;
     const shm = mounts.find(({ destination, source }) => destination === "/dev/shm" && path.isAbsolute(source))?.source;
-    return { id, pid, bundle, runcRoot, freezer, changesDirectory: await changesOf(path.join(bundle, "rootfs")), shm };
+    return { id, pid, bundle, runcRoot, freezer, changesDirectory: await changesOf(path.join(bundle, "rootfs")), network, shm };
   }
   return undefined;
 }
@@ -69,13 +72,13 @@ export async function tasksOfPod(uid: string, places: readonly ContainerdPlaces[
 /** containerd/internal/cri/annotations */
 const annotation = { podUid: "io.kubernetes.cri.sandbox-uid", containerType: "io.kubernetes.cri.container-type" } as const;
 
-/** The writable layer of an overlay that is mounted on the node. @returns "" where there is none */
-export async function changesOf(rootfs: string): Promise<string> {
+/** The writable layer of an overlay that is mounted on the node. @returns undefined where there is none */
+export async function changesOf(rootfs: string): Promise<string | undefined> {
   // The node's own mounts: this process may be in a mount namespace that shows only some of them.
   const mounts = await readFile("/proc/1/mountinfo", "utf8");
   const real = rootfs.replace(/^\/var\/run\//, "/run/");
   const line = mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
-  return /(?:^|,)upperdir=([^,]+)/.exec(line?.split(" - ")[1]?.split(" ")[2] ?? "")?.[1] ?? "";
+  return /(?:^|,)upperdir=([^,]+)/.exec(line?.split(" - ")[1]?.split(" ")[2] ?? "")?.[1];
 }
 
 const isThere = (file: string) =>

@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { loadAll } from "js-yaml";
 import { describe, expect, test } from "vitest";
+import { coordinatorServicePort } from "../../cluster-settings.ts";
 import { migrationSchema, migrations } from "./migration.ts";
 import { trustSecretName } from "./trust-store.ts";
 
@@ -36,6 +37,7 @@ test("the definition of Migration has the schema that the program has", () => {
 test("what users of the original meet has its names and ports", () => {
   expect(named("ConfigMap", "migration-env").data).toMatchObject({ SSU_INTERFACE_ENABLE: "true", SSU_INTERFACE_NODEPORT: "30002" });
   const nodePorts = ofKind("Service").map(({ metadata, spec }) => [metadata.name, spec.ports[0].nodePort]);
+  expect(named("Service", "migration-coordinator").spec.ports[0].port).toBe(coordinatorServicePort);
   expect(nodePorts).toEqual([
     ["migration-coordinator", 30001],
     ["ssu-apiserver", undefined],

@@ -121,7 +121,9 @@ export function createArriving(parts: ArrivingParts): Arriving {
     const bundle = await waitForShim(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
     const oci = await resolveLinks(bundle);
     const rootfs = path.resolve(bundle, oci.root.path);
-    if (await moveInto(stagedAt(id, `changes:${container}`), await changesOf(rootfs))) await forgetCachedFiles(rootfs);
+    const changes = await changesOf(rootfs);
+    if (changes === undefined) throw new UmsError("STORAGE_DRIVER", `The root of container ${container} is no overlay on this node.`);
+    if (await moveInto(stagedAt(id, `changes:${container}`), changes)) await forgetCachedFiles(rootfs);
     await appendLog(arrival, container);
     if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
     const end = await restoreOutcome(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
@@ -198,7 +200,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
       for (const container of pod.containers) {
         const directory = path.join(imageDirectory, container);
         await mkdir(directory, { mode: 0o700 });
-        await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory });
+        await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory, podUid: pod.uid });
       }
       arrivals.set(id, {
         id,
@@ -231,7 +233,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
 
     async takeOver(id, { uid, containers }) {
       const [task] = await tasksOfPod(uid);
-      if (task) await releaseNamespace(`/proc/${task.pid}/ns/net`);
+      if (task?.network !== undefined) await releaseNamespace(task.network);
       arrivals.delete(id);
       // Not while clients wait.
       setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();

@@ -48,7 +48,6 @@ export type Leaving = Readonly<{
   kill(pod: PodOnNode): Promise<void>;
   discard(id: string): void;
   cleanUp(id: string): Promise<void>;
-  bytesSent(id: string): number;
   close(): void;
 }>;
 
@@ -57,18 +56,23 @@ const killMs = 10_000;
 const doomMs = 15_000;
 const sigkill = 1n << 8n;
 
-type Session = { files: FileSender; sender?: Sender; bytesBefore: number; imageDirectory?: string };
+type Session = {
+  files: FileSender;
+  sender?: Sender;
+  imageDirectory?: string;
+  /** Ends a transfer that nobody wants any more; it has settled when the promise resolves. */
+  transfer?: { giveUp: AbortController; ended: Promise<void> };
+};
 
 export function createLeaving(parts: LeavingParts): Leaving {
   const { tools, limits } = parts;
   const sessions = new Map<string, Session>();
   const sessionOf = (id: string) => {
     let session = sessions.get(id);
-    if (!session) sessions.set(id, (session = { files: createFileSender(), bytesBefore: 0 }));
+    if (!session) sessions.set(id, (session = { files: createFileSender() }));
     return session;
   };
   const workOf = (id: string, container: string) => path.join(parts.workDirectory, id, container);
-  const network = ({ containers: [first] }: PodOnNode) => `/proc/${first?.pid}/ns/net`;
   const groupOf = ({ containers: [first] }: PodOnNode) => {
     if (!first) throw new UmsError("INTERNAL", "The pod has no containers.");
     return parentOf(first.freezer);
@@ -98,6 +102,49 @@ export function createLeaving(parts: LeavingParts): Leaving {
     return directory;
   }
 
+  /** Nothing of it goes on when it has settled. */
+  async function send(
+    id: string,
+    { pod, target }: LeavingPod,
+    { signal: wanted, giveUp }: { signal: AbortSignal; giveUp: AbortController },
+  ): Promise<{ bytesSent: number; parts: Record<string, number> }> {
+    const signal = AbortSignal.any([wanted, giveUp.signal]);
+    const session = sessionOf(id);
+    const took: Record<string, number> = {};
+    const timed = async (part: string, action: Promise<void>): Promise<void> => {
+      const startedAt = performance.now();
+      await action;
+      took[part] = Math.round(performance.now() - startedAt);
+    };
+    const data = await connect(id, target, signal);
+    const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
+    const { early, late } = await trees(pod);
+    const memory = async () => {
+      for (const { name, id: containerId, runcRoot } of pod.containers) {
+        signal.throwIfAborted();
+        const directory = path.join(imageDirectory, name);
+        const workDirectory = workOf(id, name);
+        const dumped = dump(tools, { containerId, runcRoot, imageDirectory: directory, workDirectory, timeoutMs: limits.transferMs });
+        await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), { under: name });
+      }
+      signal.throwIfAborted();
+      // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
+      await setFrozen(groupOf(pod), true);
+    };
+    const files = async () => {
+      for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
+    };
+    const both = [timed("memory", memory()), timed("files", files())];
+    await Promise.all(both).catch(async (cause: unknown) => {
+      giveUp.abort(cause);
+      await Promise.allSettled(both);
+      throw cause;
+    });
+    for (const { name, logPath } of pod.containers) await session.files.log(data, { kind: "log", container: name }, logPath);
+    await timed("flush", data.flush(limits.transferMs));
+    return { bytesSent: data.bytesSent(), parts: took };
+  }
+
   return {
     async describe(reference, signal) {
       const containers = await Promise.all(
@@ -105,14 +152,19 @@ export function createLeaving(parts: LeavingParts): Leaving {
           const task = await findTask(id);
           if (!task) throw new UmsError("RUNTIME_NOT_RUNC", `Container ${name} has no task of runc on this node.`);
           const logPath = path.join("/var/log/pods", `${reference.namespace}_${reference.name}_${reference.uid}`, name, `${restarts}.log`);
-          const { pid, runcRoot, freezer, changesDirectory, shm } = task;
-          return { name, id, pid, runcRoot, freezer, changesDirectory, logPath, shm };
+          const { pid, runcRoot, freezer, changesDirectory, shm, network } = task;
+          if (changesDirectory === undefined)
+            throw new UmsError("STORAGE_DRIVER", `The root of container ${name} is no overlay: its files can't be told from the image's.`);
+          return { name, id, pid, runcRoot, freezer, changesDirectory, logPath, shm, network };
         }),
       );
       const shm = containers.find((each) => each.shm !== undefined)?.shm;
+      const network = containers[0]?.network;
+      if (network === undefined) throw new UmsError("HOST_NAMESPACE", "The pod has no network of its own.");
       const pod: PodOnNode = {
         uid: reference.uid,
-        containers: containers.map(({ shm: _, ...container }) => container),
+        network,
+        containers: containers.map(({ shm: _shm, network: _network, ...container }) => container),
         volumes: reference.volumes.map((name) => ({ name, directory: emptyDirectory(reference.uid, name) })),
         ...(shm === undefined ? {} : { shm }),
       };
@@ -154,15 +206,20 @@ export function createLeaving(parts: LeavingParts): Leaving {
       sessionOf(id).imageDirectory ??= await roomFor(id, pod);
     },
 
-    hold: (pod) => holdNamespace(network(pod)),
-    release: (pod) => releaseNamespace(network(pod)),
+    hold: ({ network }) => holdNamespace(network),
+    release: ({ network }) => releaseNamespace(network),
 
     async freeze(pod) {
       await Promise.all(pod.containers.map(({ freezer }) => setFrozen(freezer, true)));
     },
 
     async thaw(id, pod) {
+      // Its last act is to freeze the pod's own group.
+      const { transfer, sender } = sessions.get(id) ?? {};
+      transfer?.giveUp.abort(new UmsError("CANCELLED", "The transfer is undone."));
+      if (transfer) sender?.close();
       for (const { name } of pod.containers) await dumpEnded(workOf(id, name));
+      await transfer?.ended;
       for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended
     },
 
@@ -173,37 +230,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
       }
     },
 
-    async transfer(id, { pod, target }, signal) {
-      const session = sessionOf(id);
-      const took: Record<string, number> = {};
-      const timed = async (part: string, action: Promise<void>): Promise<void> => {
-        const startedAt = performance.now();
-        await action;
-        took[part] = Math.round(performance.now() - startedAt);
-      };
-      const data = await connect(id, target, signal);
-      const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
-      const { early, late } = await trees(pod);
-      const memory = async () => {
-        for (const { name, id: containerId, runcRoot } of pod.containers) {
-          const directory = path.join(imageDirectory, name);
-          const workDirectory = workOf(id, name);
-          const dumped = dump(tools, { containerId, runcRoot, imageDirectory: directory, workDirectory, timeoutMs: limits.transferMs });
-          await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), { under: name });
-        }
-        // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
-        await setFrozen(groupOf(pod), true);
-      };
-      const files = async () => {
-        for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
-      };
-      await Promise.all([timed("memory", memory()), timed("files", files())]);
-      for (const { name, logPath } of pod.containers) await session.files.log(data, { kind: "log", container: name }, logPath);
-      await timed("flush", data.flush(limits.transferMs));
-      return { bytesSent: data.bytesSent(), parts: took };
+    async transfer(id, leaving, signal) {
+      const giveUp = new AbortController();
+      const sent = send(id, leaving, { signal, giveUp });
+      sessionOf(id).transfer = { giveUp, ended: sent.then(ignore, ignore) };
+      return await sent;
     },
 
-    reset: (pod) => resetConnections(network(pod)),
+    reset: ({ network }) => resetConnections(network),
 
     async kill(pod) {
       await expectDoomed(pod);
@@ -227,8 +261,6 @@ export function createLeaving(parts: LeavingParts): Leaving {
       for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, id));
       await rm(path.join(parts.workDirectory, id), { recursive: true, force: true });
     },
-
-    bytesSent: (id) => sessions.get(id)?.sender?.bytesSent() ?? 0,
 
     close() {
       for (const { sender } of sessions.values()) sender?.close();
@@ -258,6 +290,8 @@ async function isDoomed({ pid, freezer }: PodOnNode["containers"][number]): Prom
 /** Where the kubelet keeps a pod's emptyDir volume (kubernetes, pkg/volume/emptydir). */
 export const emptyDirectory = (podUid: string, volume: string) =>
   path.join("/var/lib/kubelet/pods", podUid, "volumes/kubernetes.io~empty-dir", volume);
+
+const ignore = () => undefined;
 
 function ignoreGone(cause: unknown): void {
   if ((cause as NodeJS.ErrnoException).code !== "ENOENT" && (cause as NodeJS.ErrnoException).code !== "ENODEV") throw cause;
