@@ -39,6 +39,8 @@ export type ClusterCase = Readonly<{ step: Step; moment: Moment; victim: Cluster
 export const onePerClusterStep: readonly ClusterCase[] = [
   { step: "admit", moment: "after", victim: "operator" },
   { step: "reserve", moment: "after", victim: "destination's interface" },
+  { step: "reserve", moment: "after", victim: "destination's API server" },
+  { step: "pre-copy", moment: "before", victim: "source's coordinator" },
   { step: "pre-copy", moment: "after", victim: "source's interface" },
   { step: "hold-clients", moment: "after", victim: "the link" },
   { step: "freeze", moment: "after", victim: "operator" },

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
@@ -330,7 +331,7 @@ describe("refused, and nothing is changed", () => {
     spec: { terminationGracePeriodSeconds: 1, containers: [container], ...spec },
   });
   const withMain = (more: object) => ({ containers: [{ ...container, ...more }] });
-  const cases: readonly [code: string, why: string, spec: Spec][] = [
+  const cases: readonly [code: ErrorCode, why: string, spec: Spec][] = [
     ["HOST_PATH", "a hostPath", { volumes: [{ name: "host", hostPath: { path: "/etc" } }] }],
     ["HOST_NAMESPACE", "hostNetwork", { hostNetwork: true }],
     ["HOST_NAMESPACE", "hostPID", { hostPID: true }],
@@ -339,13 +340,13 @@ describe("refused, and nothing is changed", () => {
   ];
 
   /** What a plan, and the original's request, say of the pod in cluster a; it stays as it was. */
-  async function expectRefused(name: string, code: string, site = "a"): Promise<void> {
+  async function expectRefused(name: string, code: ErrorCode, site = "a"): Promise<void> {
     const then = await podIn(a, name);
     const { refusals } = await a.json<{ refusals: { code: string; site: string; cure: string }[] }>(["plan", name, "--to", b.name]);
     expect(refusals).toContainEqual(expect.objectContaining({ code, site, cure: expect.stringMatching(/./) as string }));
     const { status, text } = await post(a, b, name);
     expect({ status, text }).toEqual({
-      status: expect.toBeOneOf([409, 400, 502]) as number,
+      status: errorTable[code].http,
       text: expect.not.stringMatching(/^\{/) as string,
     });
     const now = await podIn(a, name);
@@ -548,6 +549,21 @@ describe("a Migration object", () => {
     expect(await run(a, "edited", "main", "redis-cli ping")).toBe("PONG");
     expect(await isThere(b, "edited")).toBe(false);
     await forget("edited");
+  });
+
+  test("beside one that moves the same pod is refused, and the first goes on", async () => {
+    await start("wanted");
+    await createMigration(a, { name: "first", pod: "wanted", to: b, breakpoint: "freeze after" });
+    await atBreakpoint(a, "first", { step: "freeze", moment: "after" });
+    await createMigration(a, { name: "second", pod: "wanted", to: b });
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/second", "--timeout=30s");
+    expect((await migrationIn(a, "second")).status).toMatchObject({ phase: "Failed", error: { code: "ALREADY_MIGRATING" } });
+    await setBreakpoint(a, "first", undefined);
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/first", "--timeout=60s");
+    expect(await isThere(a, "wanted")).toBe(false);
+    await ready(b, "wanted");
+    await kubectl(a, "delete", "migration", "first", "second", "--timeout=30s");
+    await forget("wanted");
   });
 
   test("of a pod whose liveness probe has little patience never has its service started afresh", async () => {

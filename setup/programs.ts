@@ -14,6 +14,7 @@ const programs: readonly Program[] = [
   { name: "conntrack", package: "conntrack" },
   { name: "/usr/lib/podman/netavark", package: "netavark", minimum: "1.4" },
   { name: "/usr/lib/podman/aardvark-dns", package: "aardvark-dns", minimum: "1.4" },
+  { name: "bwrap", package: "bubblewrap" },
   { name: "catatonit", package: "catatonit" },
   { name: "mmdebstrap", package: "mmdebstrap" },
   { name: "setfacl", package: "acl" },

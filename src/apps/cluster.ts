@@ -53,6 +53,8 @@ const nodeDirectories = {
   staging: { changes: "/var/lib/containerd/ums", volumes: "/var/lib/kubelet/ums" },
 } as const;
 const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
+/** Connections that nobody has vouched for yet. */
+const strangers = 64;
 const collectEveryMs = 20_000;
 const restoresLabel = "ums.dev/restores";
 const criu = "/opt/ums/criu/criu";
@@ -126,6 +128,8 @@ export async function runCoordinator(part: Part): Promise<void> {
       registerPeerRoutes(app, { need: PodNeed, arrivals: { ...arrivals, actions: { create, arm, restore, commit } } });
     },
     onData: (socket) => void socket.destroy(), // the interfaces take data
+    // Behind a NodePort every caller may have the address of a node.
+    limits: { strangersByAddress: strangers, strangers },
   });
   await listenForPeers(server, { host: "::", port: coordinatorPort });
   log.info({ site: trust.siteName, fingerprint: trust.fingerprint }, "serving");
@@ -224,6 +228,7 @@ export async function runInterface(part: Part): Promise<void> {
   }
   const labels = { [restoresLabel]: unchangeable === undefined ? "true" : null };
   await cluster.patch(nodes, settings.NODE_NAME, { metadata: { labels } }, { signal });
+  await arriving.sweep();
   await listenForPeers(server, { host: settings.HOST_IP, port: interfacePort });
   log.info({ site: trust.siteName, node: settings.NODE_NAME }, "serving");
   await aborted(signal);

@@ -222,6 +222,7 @@ const needed = [
   "timeout",
   "du",
   "tar",
+  "bwrap",
   "perl",
   "podman",
 ];

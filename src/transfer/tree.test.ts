@@ -6,8 +6,8 @@ import {
   lstatSync,
   mkdirSync,
   mkdtempSync,
-  readdirSync,
   readFileSync,
+  readdirSync,
   readlinkSync,
   renameSync,
   rmSync,
@@ -172,4 +172,22 @@ test("a pass over a tree whose files vanish meanwhile does not fail", async () =
 
 test("a path to delete outside of the tree is refused", async () => {
   await expect(unpack(to, ["./../from"]).end()).rejects.toMatchObject({ code: "BAD_REQUEST" });
+});
+
+test("a link that an earlier pass has made leads nowhere: outside of the tree nothing is written and nothing deleted", async () => {
+  const outside = path.join(work, "outside");
+  mkdirSync(outside);
+  writeFileSync(path.join(outside, "kept"), "");
+  for (const target of [outside, "../outside"]) {
+    symlinkSync(target, path.join(to, "x"));
+    mkdirSync(path.join(from, "x"), { recursive: true });
+    writeFileSync(path.join(from, "x/planted"), "");
+    const { content, finished } = pack(from, ["./x/planted"], { live: false, signal });
+    const sink = unpack(to, ["./x/kept"]);
+    for await (const chunk of content) await sink.write(chunk as Buffer);
+    await finished;
+    await sink.end().catch(() => undefined); // that it fails is not what matters
+    expect(readdirSync(outside)).toEqual(["kept"]);
+    rmSync(path.join(to, "x"), { recursive: true });
+  }
 });

@@ -8,11 +8,12 @@
  * page_mkwrite). tmpfs has no write-back, so trees on it are sent whole, after the freeze.
  */
 import { lstatSync, readdirSync } from "node:fs";
-import { rm, statfs } from "node:fs/promises";
+import { statfs } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import type { Sink } from "./channel.ts";
+import { confinedTo } from "./confined.ts";
 
 /**
  * A name on Linux is bytes, of no encoding. Here each byte is one character, so that names are strings, and JSON, and
@@ -141,12 +142,13 @@ const onlyVanished = (message: string) =>
       ),
     );
 
-/** Applies one pass: deletes, then unpacks what is written to the sink. */
+/** Applies one pass: deletes, then unpacks what is written to the sink. Both leave everything outside of the tree alone. */
 export function unpack(root: string, deleted: readonly string[]): Sink {
   const ready = remove(root, deleted);
+  const [confine, ...confined] = confinedTo(root);
   const tar = execa(
-    "tar",
-    ["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--delay-directory-restore", ...attributes, `--directory=${root}`],
+    confine,
+    [...confined, "tar", "--extract", "--file=-", "--preserve-permissions", "--same-owner", "--delay-directory-restore", ...attributes],
     {
       stdin: "pipe",
       reject: false,
@@ -177,8 +179,14 @@ export function unpack(root: string, deleted: readonly string[]): Sink {
 }
 
 async function remove(root: string, deleted: readonly string[]): Promise<void> {
-  for (const name of deleted) {
-    if (name === "." || name.split("/").includes("..")) throw new UmsError("BAD_REQUEST", "A path to delete leaves its tree.");
-    await rm(below(root, name), { recursive: true, force: true });
-  }
+  if (deleted.some((name) => name === "." || name.startsWith("/") || name.split("/").includes("..")))
+    throw new UmsError("BAD_REQUEST", "A path to delete leaves its tree.");
+  if (deleted.length === 0) return;
+  const [confine, ...confined] = confinedTo(root);
+  const { exitCode, stderr } = await execa(confine, [...confined, "xargs", "--null", "rm", "--recursive", "--force", "--"], {
+    input: bytesOf(deleted.map((name) => `${name}\0`).join("")),
+    reject: false,
+    env: { LC_ALL: "C" },
+  });
+  if (exitCode !== 0) throw new UmsError("FILES_UNWRITABLE", `Files could not be deleted: ${stderr.trim().split("\n")[0] ?? ""}`);
 }

@@ -10,9 +10,12 @@ import { type Pod, pods } from "./kinds.ts";
 export type Interfaces = Readonly<{
   /** @throws UmsError INTERFACE_MISSING */
   node(name: string): NodeClient;
+  /** Those that answer: a node that is down keeps its pod. */
   all(): NodeClient[];
   close(): void;
 }>;
+
+type Known = { pod: string | undefined; life: string; isReady: boolean; client: NodeClient; connection: PeerClient };
 
 const shortMs = 20_000;
 const longMs = 120_000;
@@ -34,7 +37,7 @@ export async function followInterfaces({
   port: number;
   signal: AbortSignal;
 }): Promise<Interfaces> {
-  const clients = new Map<string, { pod: string; client: NodeClient; connection: PeerClient }>();
+  const clients = new Map<string, Known>();
   const selection = { namespace: cluster.namespace, labelSelector: `app=${service}` };
 
   const forget = (node: string) => {
@@ -46,10 +49,17 @@ export async function followInterfaces({
     const node = spec?.nodeName;
     const address = status?.hostIP;
     if (node === undefined || address === undefined || status?.phase !== "Running") return;
-    if (clients.get(node)?.pod === metadata?.uid) return;
+    const isReady = status.conditions?.some(({ type, status: is }) => type === "Ready" && is === "True") ?? false;
+    // A container that was started again may be that of a node that was: what it had is gone.
+    const life = `${metadata?.uid} ${status.containerStatuses?.map(({ restartCount }) => restartCount).join(" ")}`;
+    const known = clients.get(node);
+    if (known?.life === life) {
+      known.isReady = isReady;
+      return;
+    }
     forget(node);
     const connection = createSelfClient(trust, { who: `The interface of node ${node}`, address: `${address}:${port}` });
-    clients.set(node, { pod: metadata?.uid ?? "", client: createNodeClient(node, address, connection), connection });
+    clients.set(node, { pod: metadata?.uid, life, isReady, client: createNodeClient(node, address, connection), connection });
   };
 
   const { items } = await cluster.list(pods, { ...selection, signal });
@@ -67,7 +77,7 @@ export async function followInterfaces({
       if (!found) throw new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
       return found.client;
     },
-    all: () => [...clients.values()].map(({ client }) => client),
+    all: () => [...clients.values()].filter(({ isReady }) => isReady).map(({ client }) => client),
     close() {
       for (const node of [...clients.keys()]) forget(node);
     },

@@ -18,8 +18,8 @@ import { changesOf, tasksOfPod } from "../../../container-engines/containerd/con
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
 import { receive, type Sink } from "../../../transfer/channel.ts";
-import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
-import { counted, fileSink } from "../../../transfer/sink.ts";
+import { imageSlackBytes, makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
+import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
 import type { PeerState } from "../../protocol.ts";
 import { type ArrivingPod, PodStream } from "../protocol.ts";
@@ -53,6 +53,8 @@ export type Arriving = Readonly<{
   destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
   /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
   data(id: string, sender: { peer: string; secret: string }, socket: Duplex, head: Buffer): Promise<void>;
+  /** Removes what an earlier process of this node has left of arrivals: none of them can go on. */
+  sweep(): Promise<void>;
   close(): void;
 }>;
 
@@ -66,12 +68,15 @@ type Arrival = {
   readonly places: Map<string, string>;
   state: ArrivalState;
   busy: Promise<unknown>;
-  bytes: number;
+  /** Of the memory that has come. */
+  memoryBytes: number;
 };
 
 /** The name under which the shim finds a container's restore: see ums-runc. */
 const restoreOf = (id: string, container: string) => `${id}.${container}`;
 const killMs = 10_000;
+/** A service may grow between its measure and its dump; a peer must not fill the node. */
+const growth = 2;
 
 export function createArriving(parts: ArrivingParts): Arriving {
   const { log } = parts;
@@ -211,7 +216,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
         places: new Map(),
         state: "reserved",
         busy: Promise.resolve(),
-        bytes: 0,
+        memoryBytes: 0,
       });
     },
 
@@ -259,16 +264,17 @@ export function createArriving(parts: ArrivingParts): Arriving {
       if (arrival.pod.peer !== peer || arrival.pod.secret !== secret) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
       connections.add(socket);
       socket.on("error", () => undefined); // told by `receive`
-      const count = (bytes: number) => (arrival.bytes += bytes);
       try {
         await receive(socket, head, {
           memory(part, chunk) {
+            arrival.memoryBytes += chunk.length;
+            if (arrival.memoryBytes > arrival.pod.memoryBytes * growth + imageSlackBytes)
+              throw new UmsError("NO_ROOM", `Far more memory comes than the ${arrival.pod.memoryBytes} bytes that were announced.`);
             arrival.memory.write(part, chunk);
-            count(chunk.length);
           },
           open(what) {
             if (!Value.Check(PodStream, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
-            return counted(sinkFor(arrival, what), count);
+            return sinkFor(arrival, what);
           },
           async flushed() {
             arrival.memory.flush();
@@ -280,6 +286,11 @@ export function createArriving(parts: ArrivingParts): Arriving {
         connections.delete(socket);
         socket.destroy();
       }
+    },
+
+    async sweep() {
+      for (const directory of [...parts.imageDirectories, ...Object.values(parts.stagingDirectories)])
+        for (const left of await readdir(directory).catch(() => [])) await rm(path.join(directory, left), { recursive: true, force: true });
     },
 
     close() {
