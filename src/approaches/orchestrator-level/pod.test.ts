@@ -64,7 +64,11 @@ describe("podRefusals", () => {
       pod({ metadata: { ownerReferences: [{ apiVersion: "apps/v1", kind: "ReplicaSet", name: "shop", uid: "u-2" }] } }),
     ],
     ["POD_OWNED", "it is static", pod({ metadata: { annotations: { "kubernetes.io/config.mirror": "x" } } })],
-    ["ALREADY_MIGRATING", "it is still arriving", pod({ metadata: { annotations: { [restoreAnnotation]: "0123456789ab" } } })],
+    [
+      "ALREADY_MIGRATING",
+      "it is still arriving",
+      pod({ metadata: { annotations: { [restoreAnnotation]: "0123456789ab", "ums.dev/migration": "0123456789ab" } } }),
+    ],
     ["HOST_NAMESPACE", "it has the node's network", pod({ spec: { hostNetwork: true } })],
     ["HOST_NAMESPACE", "it sees the node's processes", pod({ spec: { hostPID: true } })],
     ["HOST_NAMESPACE", "it has the node's IPC", pod({ spec: { hostIPC: true } })],
@@ -205,7 +209,7 @@ describe("destinationPod", () => {
       name: "shop",
       namespace: "web",
       labels: { app: "shop" },
-      annotations: { note: "kept", [restoreAnnotation]: "0123456789ab" },
+      annotations: { note: "kept", [restoreAnnotation]: "0123456789ab", "ums.dev/migration": "0123456789ab" },
     });
     expect(spec).toEqual({ runtimeClassName: "ums", containers: [{ name: "main", image: `shop:1@${digest}` }] });
     expect(none).toBeUndefined();
