@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { startClient } from "../e2e/client.ts";
 import { type ClusterSites, moved } from "../e2e/cluster-sites.ts";
 import { layerOf, packImage } from "../e2e/image-layout.ts";
-import { redisNodePort, redisService, startRedisPod } from "../e2e/redis-pod.ts";
+import { localRedis, redisNodePort, redisService, startRedisPod } from "../e2e/redis-pod.ts";
 import type { Measured } from "./subjects.ts";
 
 const prober = new URL("./prober.ts", import.meta.url).pathname;
@@ -29,7 +29,12 @@ export async function byUms({ clusters, a, b }: ClusterSites, memoryMiB: number)
  * containerd 2.1 restores. A checkpoint leaves its container running: the downtime counts from the call on.
  */
 export async function byKubelet({ clusters, a, b }: ClusterSites, memoryMiB: number): Promise<Measured> {
-  await startRedisPod(a, { memoryMiB });
+  // containerd pulls the base of a checkpoint past its mirrors, by plain HTTP from localhost alone (containerd 2.1).
+  const bridges = await Promise.all(
+    b.cluster.nodes.map((node) => node.spawn(["socat", "TCP-LISTEN:5000,bind=127.0.0.1,fork,reuseaddr", `TCP:${clusters.registry}`])),
+  );
+  await using _bridges = { [Symbol.asyncDispose]: async () => void bridges.forEach((bridge) => bridge.kill("SIGKILL")) };
+  await startRedisPod(a, { memoryMiB, image: localRedis });
   const [source] = a.cluster.nodes;
   const [destination] = b.cluster.nodes;
   // The kubelet's CRIU refuses open connections unless told, and restores them unless told.
@@ -54,9 +59,12 @@ export async function byKubelet({ clusters, a, b }: ClusterSites, memoryMiB: num
     metadata: { name: "redis", labels: { app: "redis" } },
     spec: { containers: [{ name: "redis", image: reference }] },
   });
-  const answered = await clusters.wan.exec([process.execPath, prober, "--first", destination.address, String(redisNodePort)], {
-    timeoutMs: 180_000,
-  });
+  const answered = await clusters.wan
+    .exec([process.execPath, prober, "--first", destination.address, String(redisNodePort)], { timeoutMs: 60_000 })
+    .catch(async (cause: unknown) => {
+      const { stdout } = await b.cluster.kubectl(["describe", "pod", "redis"]);
+      throw new Error(`The pod from the checkpoint does not answer: ${stdout}`, { cause });
+    });
   const downtimeMs = (JSON.parse(answered.stdout) as { firstAt: number }).firstAt - startedAt;
   for (const { cluster } of [a, b]) await cluster.kubectl(["delete", "pod/redis", "--now", "--ignore-not-found"], { timeoutMs: 60_000 });
   await b.cluster.kubectl(["delete", "service/redis"]);

@@ -43,6 +43,8 @@ export type Clusters = AsyncDisposable &
     a: Cluster;
     b: Cluster;
     wan: Wan;
+    /** Host and port of the registry, in the wan. */
+    registry: string;
     /** Makes images known to both clusters by the names that their users write; the registry in the name is not asked. */
     pushImages(images: readonly NamedImage[]): Promise<void>;
     /** Nothing passes between the clusters any more; the wan still reaches each of them. */
@@ -96,6 +98,7 @@ export async function createClusters(options: ClustersOptions = {}): Promise<Clu
       a,
       b,
       wan,
+      registry: registry.address,
       pushImages: (images) => registry.push(images),
       cutLink: () => isolate("on"),
       restoreLink: () => isolate("off"),

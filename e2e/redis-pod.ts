@@ -5,13 +5,16 @@ import { imageLayout } from "./images.ts";
 
 export const redisNodePort = 30_379;
 const name = "redis";
-const image = "ghcr.io/hpcclab/ums-test/redis:7";
+const repository = "hpcclab/ums-test/redis:7";
+const redis = `ghcr.io/${repository}`;
+/** The same image, where a node has the registry on its own port 5000. */
+export const localRedis = `localhost:5000/${repository}`;
 
 /** The image, for the registry of the clusters. */
-export const redisImage = async (): Promise<NamedImage> => ({ reference: image, layout: await imageLayout("redis") });
+export const redisImage = async (): Promise<NamedImage> => ({ reference: redis, layout: await imageLayout("redis") });
 
 /** A plain pod: nothing in it knows of UMS. */
-const pod = {
+const podOf = (image: string) => ({
   apiVersion: "v1",
   kind: "Pod",
   metadata: { name, labels: { app: name } },
@@ -26,7 +29,7 @@ const pod = {
       },
     ],
   },
-};
+});
 export const redisService = {
   apiVersion: "v1",
   kind: "Service",
@@ -35,9 +38,9 @@ export const redisService = {
 };
 
 /** Starts the pod and its Service, and fills it with so many MiB. */
-export async function startRedisPod(site: ClusterSite, { memoryMiB }: { memoryMiB: number }): Promise<void> {
+export async function startRedisPod(site: ClusterSite, { memoryMiB, image = redis }: { memoryMiB: number; image?: string }): Promise<void> {
   const { kubectl } = site.cluster;
-  await site.apply(pod, redisService);
+  await site.apply(podOf(image), redisService);
   await kubectl(["wait", "--for=condition=Ready", `pod/${name}`, "--timeout=60s"], { timeoutMs: 70_000 });
   // 4 KiB values: Redis itself needs some more around them.
   await kubectl(["exec", name, "--", "redis-cli", "debug", "populate", String(memoryMiB * 240), "key", "4096"], { timeoutMs: 120_000 });
