@@ -599,9 +599,11 @@ describe("a Migration object", () => {
   });
 
   /** What the destination remembers of the migration, and a change to it as only a clock or a crash would make. */
+  type Arrival = Awaited<ReturnType<typeof arrivalOf>>;
   const arrivalOf = async (name: string) => {
     const arrival = `arrival-${(await migrationIn(a, name)).status?.id}`;
     return {
+      name: arrival,
       phase: async () => (await migrationIn(b, arrival)).status?.phase,
       note: (facts: object) =>
         kubectl(
@@ -616,15 +618,19 @@ describe("a Migration object", () => {
     };
   };
 
-  test("whose source says nothing for an hour is given up at the destination, and undone when the source comes back", async () => {
+  test.each([
+    [
+      "whose source says nothing for an hour",
+      (arrival: Arrival) => arrival.note({ seenAt: new Date(Date.now() - 3_700_000).toISOString() }),
+    ],
+    ["whose arrival is deleted by a person", (arrival: Arrival) => kubectl(b, "delete", "migration", arrival.name, "--wait=false")],
+  ])("%s is given up at the destination, and undone at the source", async (_why, act) => {
     await start("silent");
     await run(a, "silent", "main", "redis-cli set here stays");
     await createMigration(a, { name: "silent", pod: "silent", to: b, breakpoint: "restore after" });
     await atBreakpoint(a, "silent", { step: "restore", moment: "after" });
-    const arrival = await arrivalOf("silent");
-    await arrival.note({ seenAt: new Date(Date.now() - 3_700_000).toISOString() });
-    await expect.poll(arrival.phase, { timeout: 60_000 }).toBe("RolledBack");
-    expect(await isThere(b, "silent")).toBe(false);
+    await act(await arrivalOf("silent"));
+    await expect.poll(() => isThere(b, "silent"), { timeout: 60_000 }).toBe(false);
     await setBreakpoint(a, "silent", undefined);
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/silent", "--timeout=60s");
     expect((await migrationIn(a, "silent")).status).toMatchObject({ phase: "RolledBack", error: { code: "COPY_IS_GONE" } });
