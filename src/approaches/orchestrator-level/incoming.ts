@@ -100,8 +100,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   const { cluster, records, limits, log } = parts;
 
   /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
-  async function mine(id: string, peer: string): Promise<WholeRecord> {
-    const record = await records.find(id);
+  const mine = async (id: string, peer: string) => expectMine(await records.find(id), id, peer);
+  function expectMine(record: ArrivalRecord | undefined, id: string, peer: string): WholeRecord {
     if (record && record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
     if (!record || record.ended === "gone" || !isWhole(record) || record.facts.verdict === "abandoned")
       throw new UmsError("COPY_IS_GONE", `This site has no copy for migration ${id}.`);
@@ -215,13 +215,22 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     await cluster.delete(services, serviceName(id), { namespace });
   }
 
-  /** What follows the durable commit, and can be repeated. */
-  async function takeOver(id: string, facts: WholeFacts): Promise<Pod | null> {
+  /** Lets clients in, once this site owns the service. Can be repeated. */
+  async function takeOver(id: string, facts: WholeFacts): Promise<Pod | undefined> {
     const { namespace, name } = placeOf(facts);
-    const letIn = facts.node === undefined ? undefined : (await parts.node(facts.node)).takeOver(id, onNode(facts));
-    const [pod] = await Promise.all([cluster.get(pods, name, { namespace }), letIn]);
-    if (pod?.metadata?.annotations?.[restoreAnnotation] !== id) return pod ?? null;
-    return await cluster.patch(pods, name, { metadata: { annotations: { [restoreAnnotation]: null } } }, { namespace });
+    const [pod] = await Promise.all([
+      cluster.get(pods, name, { namespace }),
+      facts.node === undefined ? undefined : parts.node(facts.node).then((client) => client.takeOver(id, onNode(facts))),
+    ]);
+    return pod;
+  }
+
+  /** What nobody waits for, after that. Can be repeated. */
+  async function settle(id: string, facts: WholeFacts, pod: Pod | undefined): Promise<void> {
+    const { namespace, name } = placeOf(facts);
+    if (pod?.metadata?.annotations?.[restoreAnnotation] === id)
+      await cluster.patch(pods, name, { metadata: { annotations: { [restoreAnnotation]: null } } }, { namespace });
+    await records.end(id, "committed");
   }
 
   /** @returns false where this site owns it */
@@ -230,12 +239,6 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     if (isWhole(record)) await removeAll(record.id, record.facts);
     await records.end(record.id, "gone");
     return true;
-  }
-
-  async function finishCommit(id: string, facts: WholeFacts): Promise<Pod | null> {
-    const pod = await takeOver(id, facts);
-    await records.end(id, "committed");
-    return pod;
   }
 
   async function collectOne(record: ArrivalRecord): Promise<void> {
@@ -248,7 +251,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       await records.swept(id);
     } else if (facts.verdict === "committed") {
       if (silentMs < commitMs || !isWhole(record)) return;
-      await finishCommit(id, record.facts);
+      await settle(id, record.facts, await takeOver(id, record.facts));
       log.info({ id }, "a commit that a crash had left is finished");
     } else if (facts.verdict === "abandoned" || record.deleted || silentMs > limits.leaseMs) {
       if (await giveUp(record)) log.info({ id, silentMs, deleted: record.deleted }, "an arrival is given up");
@@ -318,9 +321,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     },
 
     async commit(id, peer) {
-      const arrived = (await records.find(id)) ? undefined : await findArrived(id);
+      const found = await records.find(id);
+      const arrived = found ? undefined : await findArrived(id);
       if (arrived) return { pod: arrived };
-      const record = await mine(id, peer);
+      const record = expectMine(found, id, peer);
       const { facts, ended } = record;
       if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
       if (facts.verdict !== "committed") {
@@ -329,7 +333,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
         if (state === "gone" ? await giveUp(record) : (await records.decide(id, "committed")) === "abandoned")
           throw new UmsError("COPY_IS_GONE", "The copy ended before the commit.");
       }
-      return { pod: await finishCommit(id, facts) };
+      const pod = await takeOver(id, facts);
+      // Clients wait for the answer, and for nothing of this; what a crash leaves of it is collected.
+      void settle(id, facts, pod).catch((cause: unknown) => log.warn({ id, cause }, "a commit's end is left to the next look"));
+      return { pod: pod ? withoutRestore(pod) : null };
     },
 
     async destroy(id, peer) {
@@ -375,6 +382,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     }
     return await new Promise<never>(() => undefined);
   }
+}
+
+/** As it is a moment later. */
+function withoutRestore({ metadata, ...pod }: Pod): Pod {
+  const { [restoreAnnotation]: _restore, ...annotations } = metadata?.annotations ?? {};
+  return { metadata: { ...metadata, annotations }, ...pod };
 }
 
 function expectOk(checks: readonly CheckResult[]): void {

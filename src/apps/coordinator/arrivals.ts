@@ -61,7 +61,8 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
   }
 
   /** Writes only as long as the verdict is open. @returns whether it was */
-  async function whileOpen({ metadata }: MigrationObject, facts: object): Promise<boolean> {
+  async function whileOpen(id: string, facts: object): Promise<boolean> {
+    const namespace = namespaces.get(id) ?? (await mustExist(id)).metadata.namespace;
     const patch: PatchOperation[] = [
       { op: "test", path: "/status/facts/verdict", value: "open" },
       ...Object.entries({ ...facts, seenAt: new Date().toISOString() }).map(([fact, value]): PatchOperation => ({
@@ -71,11 +72,11 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       })),
     ];
     try {
-      await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
+      await cluster.patch(migrations, arrivalName(id), patch, { namespace, subresource: "status" });
       return true;
     } catch (cause) {
       // A failed test is told as an invalid patch.
-      if (cause instanceof ClusterError && cause.code === "CLUSTER_REFUSED") return false;
+      if (cause instanceof ClusterError && ["CLUSTER_REFUSED", "OBJECT_GONE"].includes(cause.code)) return false;
       throw cause;
     }
   }
@@ -109,16 +110,16 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       await letGo(made);
     },
     async update(id, facts) {
-      if (!(await whileOpen(await mustExist(id), facts))) throw new UmsError("COPY_IS_GONE", `Migration ${id} is not open here any more.`);
+      if (!(await whileOpen(id, facts))) throw new UmsError("COPY_IS_GONE", `Migration ${id} is not open here any more.`);
     },
     async decide(id, verdict) {
       for (let tries = 0; tries < 5; tries++) {
+        if (await whileOpen(id, { verdict })) return verdict;
         const found = await mustExist(id);
         const { verdict: before } = factsOf(found);
         if (before === "committed" || before === "abandoned") return before;
         // A crash between the making of the object and its first status: nobody can have begun anything.
         if (before === undefined) await patchStatus(found, { facts: { verdict: "open" } });
-        if (await whileOpen(found, { verdict })) return verdict;
       }
       throw new UmsError("PEER_FAILED", `The record of migration ${id} can't be written.`);
     },
