@@ -321,6 +321,11 @@ export const errorTable = {
     cause: "The node's containerd can't be given the runtime that restores pods.",
     cure: "Configure it by hand (docs/kubernetes.md), or use an approach that needs nothing on the node.",
   },
+  RUNTIME_IN_USE: {
+    http: 409,
+    cause: "Pods that came by migration run on this node, and containerd needs UMS's runtime to stop them.",
+    cure: "Move them elsewhere, or delete them, first: they are those with runtimeClassName ums.",
+  },
   INTERFACE_MISSING: { http: 502, cause: "UMS's interface doesn't run on the pod's node.", cure: "See the DaemonSet ssu-interface." },
   HOST_PATH: { http: 409, cause: "The pod uses a directory of its node, which does not move with it.", cure: "Use an emptyDir." },
   HOST_NAMESPACE: {

@@ -6,6 +6,7 @@ import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/pro
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
+import { containersOf } from "../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../errors.ts";
 import { isAtLeast } from "../../preflight/version.ts";
 
@@ -17,6 +18,7 @@ const leftOnNode = [
   ...["/opt/ums/bin", "/opt/ums/criu", "/run/ums/restore", "/dev/shm/ums"],
   ...["/var/lib/ums/work", "/var/lib/containerd/ums", "/var/lib/kubelet/ums", "/var/lib/ums/images"],
 ];
+const shim = path.join(installed, "bin/ums-runc");
 const configuration = "/etc/containerd/config.toml";
 const first = "# BEGIN ums";
 const last = "# END ums";
@@ -49,10 +51,13 @@ export async function install({ restart }: { restart: "systemd" | "signal" }): P
 }
 
 /**
- * Takes away what {@link install} and the migrations brought. Pods that have come run on, and containerd can't stop them
- * any more: it needs the shim for that.
+ * Takes away what {@link install} and the migrations brought. Not while pods that have come run here: without the shim
+ * containerd could not even stop them.
+ * @throws UmsError RUNTIME_IN_USE
  */
 export async function uninstall({ restart }: { restart: "systemd" | "signal" }): Promise<void> {
+  const users = await containersOf(shim);
+  if (users.length > 0) throw new UmsError("RUNTIME_IN_USE", `${users.length} container(s) and sandboxes on this node run by ${shim}.`);
   // The restart comes last: it ends a `kubectl exec`, and with that this very process.
   await execa(onNode[0], [...onNode.slice(1), "rm", "--recursive", "--force", ...leftOnNode], { timeout: commandMs });
   const parents = ["/opt/ums", "/run/ums", "/var/lib/ums"];
@@ -95,7 +100,7 @@ export function withRuntime(configuration: string, version: string): string {
     "  runtime_type = 'io.containerd.runc.v2'",
     "  pod_annotations = ['ums.dev/*']",
     `  ${runtime.slice(0, -1)}.options]`,
-    `    BinaryName = '${path.join(installed, "bin/ums-runc")}'`,
+    `    BinaryName = '${shim}'`,
     `    SystemdCgroup = ${systemd}`,
     last,
     "",

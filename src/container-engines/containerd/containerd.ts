@@ -69,6 +69,16 @@ export async function tasksOfPod(uid: string, places: readonly ContainerdPlaces[
   return tasks.flat();
 }
 
+/** Ids of the containers that run by this runtime's program: containerd keeps each one's options beside its bundle. */
+export async function containersOf(program: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<string[]> {
+  const found = places.map(async ({ bundles }) => {
+    const ids = await readdir(bundles).catch(() => []);
+    const options = await Promise.all(ids.map((id) => readFile(path.join(bundles, id, "options.json"), "latin1").catch(() => "")));
+    return ids.filter((_, index) => options[index]?.includes(program));
+  });
+  return (await Promise.all(found)).flat();
+}
+
 /** containerd/internal/cri/annotations */
 const annotation = { podUid: "io.kubernetes.cri.sandbox-uid", containerType: "io.kubernetes.cri.container-type" } as const;
 
