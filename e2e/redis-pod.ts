@@ -6,12 +6,12 @@ import { imageLayout } from "./images.ts";
 export const redisNodePort = 30_379;
 const name = "redis";
 const repository = "hpcclab/ums-test/redis:7";
-const redis = `ghcr.io/${repository}`;
+export const redisImageName = `ghcr.io/${repository}`;
 /** The same image, where a node has the registry on its own port 5000. */
 export const localRedis = `localhost:5000/${repository}`;
 
 /** The image, for the registry of the clusters. */
-export const redisImage = async (): Promise<NamedImage> => ({ reference: redis, layout: await imageLayout("redis") });
+export const redisImage = async (): Promise<NamedImage> => ({ reference: redisImageName, layout: await imageLayout("redis") });
 
 /** A plain pod: nothing in it knows of UMS. */
 const podOf = (image: string) => ({
@@ -38,7 +38,10 @@ export const redisService = {
 };
 
 /** Starts the pod and its Service, and fills it with so many MiB. */
-export async function startRedisPod(site: ClusterSite, { memoryMiB, image = redis }: { memoryMiB: number; image?: string }): Promise<void> {
+export async function startRedisPod(
+  site: ClusterSite,
+  { memoryMiB, image = redisImageName }: { memoryMiB: number; image?: string },
+): Promise<void> {
   const { kubectl } = site.cluster;
   await site.apply(podOf(image), redisService);
   await kubectl(["wait", "--for=condition=Ready", `pod/${name}`, "--timeout=60s"], { timeoutMs: 70_000 });

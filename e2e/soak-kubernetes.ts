@@ -3,16 +3,18 @@
  *
  *     npm run soak:kubernetes                          all of it
  *     npm run soak:kubernetes -- matrix "the link"     the cases whose names contain the words
- *     npm run soak:kubernetes -- steps | trips
+ *     npm run soak:kubernetes -- steps | trips | crowd
  */
 import { setUp } from "../setup/setup.ts";
 import { personIn } from "./cluster-people.ts";
 import { moments, nameOf, steps } from "./disturbance.ts";
 import { type ClusterGround, clusterVictims, createClusterGround, onePerClusterStep } from "./kubernetes-disturbance.ts";
 import { runOriginalSequence } from "./memhog.ts";
+import { redisImageName } from "./redis-pod.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const rounds = 30;
+const crowd = 20;
 const counts = { passed: 0, failed: 0, skipped: 0 };
 
 let ground: ClusterGround | undefined;
@@ -58,6 +60,33 @@ if (part === "all" || part === "trips") {
     const left = await on.leftovers();
     if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
     return { outcome: "nothing left behind", disturbed: true };
+  });
+}
+
+if (part === "all" || part === "crowd") {
+  await attempt(`${crowd} pods at once`, async (on) => {
+    const { a, b } = on.sites;
+    const names = Array.from({ length: crowd }, (_, index) => `sleeper-${index}`);
+    const containers = [{ name: "main", image: redisImageName, command: ["sleep", "infinity"] }];
+    const spec = { terminationGracePeriodSeconds: 1, containers };
+    await a.apply(...names.map((name) => ({ apiVersion: "v1", kind: "Pod", metadata: { name }, spec })));
+    await a.cluster.kubectl(["wait", "--for=condition=Ready", "--timeout=120s", ...names.map((name) => `pod/${name}`)], {
+      timeoutMs: 130_000,
+    });
+    await a.apply(
+      ...names.map((name) => ({
+        apiVersion: "ums.dev/v1",
+        kind: "Migration",
+        metadata: { name },
+        spec: { pod: name, destination: b.name },
+      })),
+    );
+    const all = names.map((name) => `migration/${name}`);
+    await a.cluster.kubectl(["wait", "--for=condition=Succeeded", "--timeout=600s", ...all], { timeoutMs: 610_000 });
+    await b.cluster.kubectl(["delete", "pods", ...names, "--grace-period=1"], { timeoutMs: 120_000 });
+    const left = await on.leftovers();
+    if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
+    return { outcome: "all of them have arrived, and nothing is left behind", disturbed: true };
   });
 }
 
