@@ -6,10 +6,10 @@ import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import type { CheckAnswer } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, dataTarget } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
-import { imageDigests, livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
-import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import { livenessBudgetMs, podReference, podRefusals, pulledImages, type ServicePort, servicePorts } from "./pod.ts";
+import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 
 /** What the source must know after a crash. */
 export type PodFacts = Readonly<{
@@ -82,9 +82,12 @@ export async function examinePod(
   const need: PodNeed = {
     kind: "Pod",
     pod: pod as PodNeed["pod"],
-    containers: imageDigests(pod),
+    containers: pulledImages(pod).flatMap((container) => {
+      const launch = described.launches[container.name];
+      return launch ? [{ ...container, launch }] : [];
+    }),
     volumes: reference.volumes,
-    ports: [...new Set(ports.map(({ targetPort }) => targetPort))],
+    ports: ports.map(({ port, nodePort, targetPort }) => ({ port: targetPort, published: nodePort ?? port })),
     ...described.measures,
   };
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
@@ -133,10 +136,13 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
-    const { nodePorts, address } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+    const { ports: ledTo = {}, address = parts.peerHost() } = await site.ask<ArmAnswer>("POST", "/arm", {
+      timeoutMs: limits.reserveMs,
+      signal,
+    });
     const { ports } = facts();
     const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
-      const toPort = nodePorts[String(targetPort)];
+      const toPort = ledTo[String(targetPort)];
       if (toPort === undefined) return [];
       return [
         ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, toPort }]),
@@ -230,8 +236,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     async reserve(_plan, signal) {
       const { need } = facts();
       await site.ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
-      const { token, dataPort } = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
-      await parts.facts.set({ ...facts(), target: { site: plan.destination, address: `${parts.peerHost()}:${dataPort}`, token } });
+      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await parts.facts.set({ ...facts(), target: dataTarget(created, { site: plan.destination, host: parts.peerHost() }) });
     },
     release: site.release,
     async restore(_plan, signal) {
