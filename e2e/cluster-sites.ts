@@ -36,13 +36,14 @@ export async function createClusterSites(options: ClustersOptions = {}): Promise
     await a.json(["pair", "--with", `${clusters.b.nodes[0].address}:${coordinatorPort}`, "--code", code]);
     return { clusters, a, b, [Symbol.asyncDispose]: () => clusters[Symbol.asyncDispose]() };
   } catch (cause) {
-    await explain(clusters);
+    await explain(clusters.a, clusters.b);
     await clusters[Symbol.asyncDispose]();
     throw cause;
   }
 }
 
-async function deploy(cluster: Cluster): Promise<ClusterSite> {
+/** Installs UMS in a cluster whose registry has its images. */
+export async function deploy(cluster: Cluster): Promise<ClusterSite> {
   const settings = { SITE_NAME: cluster.name, LOG_LEVEL: "debug", CONTAINERD_RESTART: "signal", BREAKPOINTS: "yes" };
   for (const file of files) await cluster.kubectl(["apply", "--filename=-"], { input: withSettings(file, settings) });
   const rollouts = ["deployment/migration-coordinator", "deployment/migration-operator", "daemonset/ssu-interface"];
@@ -88,8 +89,8 @@ async function restoring(cluster: Cluster, timeoutMs = 60_000): Promise<void> {
 }
 
 /** What a person would look at first. */
-async function explain({ a, b }: Clusters): Promise<void> {
-  for (const cluster of [a, b]) {
+export async function explain(...clusters: readonly Cluster[]): Promise<void> {
+  for (const cluster of clusters) {
     for (const args of [
       ["get", "pods,nodes", "--all-namespaces", "--output=wide"],
       ["get", "events", "--sort-by=.lastTimestamp"],
@@ -101,7 +102,7 @@ async function explain({ a, b }: Clusters): Promise<void> {
   }
 }
 
-export async function moved(from: ClusterSite, to: ClusterSite, pod: string): Promise<Migration> {
+export async function moved(from: Pick<ClusterSite, "json">, to: Readonly<{ name: string }>, pod: string): Promise<Migration> {
   const migration = await from.json<Migration>(["migrate", pod, "--to", to.name], { timeoutMs: 400_000 });
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
   return migration;

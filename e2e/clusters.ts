@@ -11,7 +11,7 @@ import { clusterNodeRoot } from "../setup/cluster-node.ts";
 import { containerImages, type NamedImage } from "../setup/container-images.ts";
 import { createAuthority, kubeconfig } from "./cluster/certificates.ts";
 import { type ClusterNode, createNode, type ServiceName } from "./cluster/node.ts";
-import { startRegistry } from "./cluster/registry.ts";
+import { type Registry, startRegistry } from "./cluster/registry.ts";
 import { type ClusterNetwork, controlPlaneSettings, podNetwork, workerSettings } from "./cluster/services.ts";
 import { coreDnsImage, systemImages } from "./cluster/system-images.ts";
 import type { ExecOptions, ExecResult, Place } from "./place.ts";
@@ -80,13 +80,7 @@ export async function prepareClusters(): Promise<void> {
 export async function createClusters(options: ClustersOptions = {}): Promise<Clusters> {
   const stack = new AsyncDisposableStack();
   try {
-    const [root, programs] = await Promise.all([clusterNodeRoot(), kubernetesPrograms()]);
-    const run = await createRun(stack, options.cgroupVersion);
-    const wan = await createWan(stack);
-    const registry = await startRegistry({ wan, directory: join(run.directory, "registry"), stack });
-    const pushed = systemImages().then((images) => registry.push([...images, ...(options.images ?? [])]));
-    pushed.catch(() => undefined);
-    const create = (name: "a" | "b") => createCluster({ name, run, wan, root, programs, registry: registry.address, pushed, stack });
+    const { wan, registry, create } = await prepareGround(stack, options);
     const [a, b] = await Promise.all([create("a"), create("b")]);
     const links = Object.values(uplinks);
     const isolate = async (isolated: "on" | "off") =>
@@ -109,6 +103,24 @@ export async function createClusters(options: ClustersOptions = {}): Promise<Clu
     await stack.disposeAsync();
     throw error;
   }
+}
+
+/** What clusters stand on: a wan with their registry in it. */
+export type ClusterGround = Readonly<{ run: Run; wan: Wan; registry: Registry; create(name: "a" | "b"): Promise<Cluster> }>;
+
+/** Lives as long as the stack, and so does each cluster made on it. */
+export async function prepareGround(
+  stack: AsyncDisposableStack,
+  { cgroupVersion, images = [] }: Pick<ClustersOptions, "cgroupVersion" | "images">,
+): Promise<ClusterGround> {
+  const [root, programs] = await Promise.all([clusterNodeRoot(), kubernetesPrograms()]);
+  const run = await createRun(stack, cgroupVersion);
+  const wan = await createWan(stack);
+  const registry = await startRegistry({ wan, directory: join(run.directory, "registry"), stack });
+  const pushed = systemImages().then((system) => registry.push([...system, ...images]));
+  pushed.catch(() => undefined);
+  const create = (name: "a" | "b") => createCluster({ name, run, wan, root, programs, registry: registry.address, pushed, stack });
+  return { run, wan, registry, create };
 }
 
 /** The two ends of each cluster's link: at the wan's bridge, and at the cluster's. */

@@ -51,6 +51,8 @@ events_logger = "file"
 runtime = "runc"
 EOF
 
+# As where systemd made "/" shared.
+mount --make-rshared /
 echo ready
 # `catatonit -P` would leave zombies behind, which a real init does not.
 exec catatonit -- sleep infinity </dev/null >/dev/null 2>&1

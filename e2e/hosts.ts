@@ -8,7 +8,7 @@ import { join, resolve } from "node:path";
 import { listDirectory, walk } from "./listing.ts";
 import { createMachine } from "./machine.ts";
 import { type ExecOptions, type ExecResult, type Place, processesOf } from "./place.ts";
-import { createRun } from "./runs.ts";
+import { createRun, type Run } from "./runs.ts";
 import { connect, createWan, shape, wanAddressOf } from "./wan.ts";
 
 const checkout = resolve(import.meta.dirname, "..");
@@ -86,19 +86,10 @@ export async function createHosts(options: HostsOptions = {}): Promise<Hosts> {
     const run = await createRun(stack, options.cgroupVersion);
     const wan = await createWan(stack);
     const names = options.names ?? [`a-${run.id}`, `b-${run.id}`];
-    const hosts = names.map((name, index) =>
-      createHost({
-        name,
-        index,
-        wan,
-        stack,
-        cgroupVersion: run.cgroupVersion,
-        storage: join(run.directory, name),
-        cgroups: run.cgroups.map((cgroup) => join(cgroup, name)),
-        shmSize: options.shmSize ?? "50%",
-      }),
+    const { shmSize } = options;
+    const hosts = await Promise.all(
+      names.map((name, index) => addHost({ name, index, run, wan, stack, ...(shmSize === undefined ? {} : { shmSize }) })),
     );
-    await Promise.all(hosts.map((host) => host.powerOn()));
     const setRate = async (mbit: number | undefined) => void (await Promise.all(hosts.map((host) => host.setRate(mbit))));
     if (options.linkMbit !== undefined) await setRate(options.linkMbit);
     const isolate = async (isolated: "on" | "off") =>
@@ -118,18 +109,19 @@ export async function createHosts(options: HostsOptions = {}): Promise<Hosts> {
 }
 
 const port = (index: number) => `host${index}`;
-type HostParts = Readonly<{
-  name: string;
-  index: number;
-  wan: Place;
-  stack: AsyncDisposableStack;
-  cgroupVersion: 1 | 2;
-  storage: string;
-  cgroups: readonly string[];
-  shmSize: string;
-}>;
+type HostParts = Readonly<{ name: string; index: number; run: Run; wan: Place; stack: AsyncDisposableStack; shmSize?: string }>;
 
-function createHost({ name, index, wan, stack, cgroupVersion, storage, cgroups, shmSize }: HostParts): Host {
+/** A host on a wan that others may be on too; it is on, and goes with the stack. */
+export async function addHost(parts: HostParts): Promise<Host> {
+  const host = createHost(parts);
+  await host.powerOn();
+  return host;
+}
+
+function createHost({ name, index, run, wan, stack, shmSize = "50%" }: HostParts): Host {
+  const { cgroupVersion } = run;
+  const storage = join(run.directory, name);
+  const cgroups = run.cgroups.map((cgroup) => join(cgroup, name));
   const number = 11 + index;
   const address = wanAddressOf(number);
   let rateMbit: number | undefined;

@@ -1,6 +1,6 @@
 /** Calls preflight functions inside a test host: reads a list of calls from standard input, prints the list of answers. */
 import { text } from "node:stream/consumers";
-import type { Need } from "../src/approaches/container-level/protocol.ts";
+import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
 import { parseConfig } from "../src/config.ts";
 import { createPodman } from "../src/container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
@@ -14,7 +14,7 @@ export type Call =
   | { call: "site"; config?: object }
   | { call: "service"; name: string; bindMounts?: string[] }
   | { call: "need"; name: string }
-  | { call: "destination"; need: Need; ownForwardPorts?: PortMapping[]; config?: object };
+  | { call: "destination"; need: ContainerNeed; ownForwardPorts?: PortMapping[]; config?: object };
 
 const requests = JSON.parse(await text(process.stdin)) as Call[];
 const usual = { siteName: "test" };

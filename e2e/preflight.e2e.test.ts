@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Need } from "../src/approaches/container-level/protocol.ts";
+import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
 import type { CheckAnswer, CheckResult } from "../src/approaches/protocol.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Check } from "../src/preflight/check.ts";
@@ -182,10 +182,10 @@ describe("a service", () => {
 });
 
 describe("a destination", () => {
-  let need: Need;
+  let need: ContainerNeed;
 
   beforeAll(async () => {
-    const [described] = (await calls(source, [{ call: "need", name: "plain" }])) as [{ need: Need; shm: string | undefined }];
+    const [described] = (await calls(source, [{ call: "need", name: "plain" }])) as [{ need: ContainerNeed; shm: string | undefined }];
     need = described.need;
     expect(described.shm).toMatch(/\/shm$/);
     expect(need.uids).toEqual([0]);
@@ -215,10 +215,10 @@ describe("a destination", () => {
     ]);
     await holder.waitForLine(/listens/);
     const { spec } = need;
-    const other: Need = { ...need, volumes: [], spec: { ...spec, name: "other", ports: [] } };
+    const other: ContainerNeed = { ...need, volumes: [], spec: { ...spec, name: "other", ports: [] } };
     const health = { test: ["CMD", "true"], intervalNs: 30e9, timeoutNs: 30e9, startPeriodNs: 0, retries: 3, onFailure: "none" };
     // As many refusals in one answer as don't stand in each other's way.
-    const everything: Need = {
+    const everything: ContainerNeed = {
       ...need,
       memoryBytes: 2 ** 50,
       fileBytes: 2 ** 50,
@@ -235,7 +235,7 @@ describe("a destination", () => {
         health,
       },
     };
-    const wanted: [Need, ErrorCode[], object?][] = [
+    const wanted: [ContainerNeed, ErrorCode[], object?][] = [
       [
         everything,
         [

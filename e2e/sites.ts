@@ -5,7 +5,8 @@ import type { RunningProcess } from "./place.ts";
 import { type ImageName, loadImage, runOnce } from "./images.ts";
 
 const umsPath = new URL("../bin/ums", import.meta.url).pathname;
-const port = 7443;
+/** Where `ums serve` of a test host listens. */
+export const sitePort = 7443;
 
 /** A host with `ums serve` on it. */
 export type TestSite = Readonly<{
@@ -34,7 +35,7 @@ export async function createSites({ images = ["redis"], configuration = {}, ...o
     const [a, b] = await Promise.all([hosts.hosts[0], hosts.hosts[1]].map((host) => createSite(host, images, configuration)));
     if (!a || !b) throw new Error("There are no two hosts.");
     const { code } = await b.json<{ code: string }>(["pair"]);
-    await a.json(["pair", "--with", `${b.host.address}:${port}`, "--code", code]);
+    await a.json(["pair", "--with", `${b.host.address}:${sitePort}`, "--code", code]);
     return { hosts, a, b, [Symbol.asyncDispose]: () => hosts[Symbol.asyncDispose]() };
   } catch (cause) {
     await hosts[Symbol.asyncDispose]();
@@ -42,10 +43,15 @@ export async function createSites({ images = ["redis"], configuration = {}, ...o
   }
 }
 
-async function createSite(host: Host, images: readonly ImageName[], configuration: Readonly<Record<string, unknown>>): Promise<TestSite> {
+/** Starts `ums serve` on a host. */
+export async function createSite(
+  host: Host,
+  images: readonly ImageName[],
+  configuration: Readonly<Record<string, unknown>>,
+): Promise<TestSite> {
   let process: RunningProcess | undefined;
   const { name } = host;
-  const config = { siteName: name, listen: { host: host.address, port }, logLevel: "debug", ...configuration };
+  const config = { siteName: name, listen: { host: host.address, port: sitePort }, logLevel: "debug", ...configuration };
   await host.exec(["mkdir", "-p", "/etc/ums"]);
   await host.exec(["tee", "/etc/ums/config.json"], { input: JSON.stringify(config) });
   for (const image of images) await runOnce(host, await loadImage(host, image));

@@ -270,6 +270,11 @@ export const errorTable = {
     cause: "The destination has another version of cgroups, and the memory image names the source's.",
     cure: "Use a destination with the same cgroup version (boot option systemd.unified_cgroup_hierarchy).",
   },
+  CGROUP_PRIVATE: {
+    http: 409,
+    cause: "The host's cgroups are private mounts, and CRIU can't give a pod's processes theirs from them.",
+    cure: "Run `mount --make-rshared /` there, as systemd does.",
+  },
   CGROUP_LIMIT: {
     http: 409,
     cause: "The destination can't enforce a resource limit of the container.",
@@ -346,6 +351,31 @@ export const errorTable = {
     http: 409,
     cause: "The pod's liveness probe would have failed too often before its memory had gone over.",
     cure: "The migration is undone; raise the probe's failureThreshold or periodSeconds.",
+  },
+  SEVERAL_CONTAINERS: {
+    http: 409,
+    cause: "The pod runs several containers, and a host would know them as strangers to each other.",
+    cure: "Move it to a cluster, or run one container alone.",
+  },
+  NAME_UNUSABLE: {
+    http: 409,
+    cause: "The destination can't call a service by this name.",
+    cure: "Rename it: small letters, digits and dashes fit everywhere (`podman rename`).",
+  },
+  IMAGE_NOT_IN_REGISTRY: {
+    http: 409,
+    cause: "The destination must pull the service's image by its digest, and can't.",
+    cure: "Push the image to a registry that both sites reach, and start the service from there.",
+  },
+  NOT_ON_A_HOST: {
+    http: 409,
+    cause: "The pod has something that a host with Podman can't give it.",
+    cure: "Run it without, or move it to a cluster; docs/kubernetes.md has the table.",
+  },
+  NOT_IN_A_POD: {
+    http: 409,
+    cause: "The container has something that a Pod can't have.",
+    cure: "Create it without, or move it to a host; docs/kubernetes.md has the table.",
   },
   TERMINAL: { http: 409, cause: "A terminal is attached from outside.", cure: "Run the container without tty." },
   INTERNAL: { http: 500, cause: "UMS met something it does not know.", cure: "See the log of `ums serve`, and report it." },

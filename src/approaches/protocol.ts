@@ -1,10 +1,14 @@
 /** What the source's half asks of the destination's half in every approach. */
 import { type Static, Type } from "typebox";
+import { siteNamePattern } from "../names.ts";
+import { formatAddress } from "../trust/address.ts";
 
 /** A field that the schema does not name is refused. */
 export const closed = { additionalProperties: false } as const;
 export const Bytes = Type.Integer({ minimum: 0 });
 export const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
+/** RFC 1123 label, as Kubernetes names containers and volumes. */
+export const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
 
 /** What is found out about a service before it moves. */
 export const measures = {
@@ -35,3 +39,69 @@ export const CheckAnswer = Type.Object({ checks: Type.Array(CheckResult), imageB
 export type CheckAnswer = Static<typeof CheckAnswer>;
 
 export type PeerState = "reserved" | "armed" | "restoring" | "restored" | "committed" | "gone";
+
+/** Where the data goes: to the site's coordinator, or to the interface of one of its nodes. */
+export const DataTarget = Type.Object(
+  {
+    site: Type.String({ pattern: siteNamePattern }),
+    node: Type.Optional(
+      Type.Object(
+        {
+          address: Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" }),
+          /** The node's address, and what proves that its pod is meant. */
+          token: Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" }),
+        },
+        closed,
+      ),
+    ),
+  },
+  closed,
+);
+export type DataTarget = Static<typeof DataTarget>;
+
+/** What the destination answers once it has made a place for the service. */
+export type CreateAnswer = Readonly<{
+  /** Where an interface gets the data: `port` is that of every node, `token` names the one. Absent: the coordinator gets it. */
+  data?: { token: string; port: number };
+}>;
+
+/** What the destination answers once its copy waits for the memory. */
+export type ArmAnswer = Readonly<{
+  /** From a TCP port of the service to the destination's port that leads there. Absent: published as at the source. */
+  ports?: Readonly<Record<string, number>>;
+  /** Where those ports are; absent: where the destination's coordinator is. */
+  address?: string;
+  /** The copy's own, where it has one that is reachable from within its cluster. */
+  podAddress?: string;
+}>;
+
+/**
+ * Where {@link CreateAnswer} says that the data goes.
+ * @param host of the destination
+ * @param ownPort of the interfaces, where the destination is this very site: then its node is called directly
+ */
+export function dataTarget({ data }: CreateAnswer, { site, host, ownPort }: { site: string; host: string; ownPort?: number }): DataTarget {
+  if (!data) return { site };
+  const [node = ""] = data.token.split("/");
+  const address = ownPort === undefined ? formatAddress({ host, port: data.port }) : formatAddress({ host: node, port: ownPort });
+  return { site, node: { address, token: data.token } };
+}
+
+/** What a stream of the data connection carries. A service of one container doesn't name it. */
+export const StreamContent = Type.Union([
+  Type.Object(
+    {
+      kind: Type.Literal("tree"),
+      /** A volume is known by its place in the need's list. */
+      tree: Type.String({ pattern: "^(shm|changes(:[a-z0-9-]{1,63})?|volume:[0-9]{1,3})$" }),
+      deleted: Type.Array(Type.String()),
+    },
+    closed,
+  ),
+  Type.Object({ kind: Type.Literal("log"), container: Type.Optional(Label) }, closed),
+  Type.Object(
+    { kind: Type.Literal("image"), file: Type.String({ pattern: "^(blobs/sha256/)?[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }) },
+    closed,
+  ),
+]);
+export type StreamContent = Static<typeof StreamContent>;

@@ -4,11 +4,11 @@ import { createServer } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
+import { openDataConnection } from "../approaches/data-connection.ts";
 import { createIncomingPods, type IncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
-import { PodNeed } from "../approaches/orchestrator-level/protocol.ts";
 import type { CheckResult, Measures } from "../approaches/protocol.ts";
 import {
   clusterLimits,
@@ -29,7 +29,6 @@ import { verdict } from "../preflight/check.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import { formatAddress } from "../trust/address.ts";
 import { createPairing } from "../trust/pairing.ts";
-import { createPeerInterfaceClient, createSelfClient } from "../trust/peer-client.ts";
 import { openTrust, type Trust } from "../trust/trust.ts";
 import { createArrivalRecords } from "./coordinator/arrivals.ts";
 import { createClusterCoordinator } from "./coordinator/cluster.ts";
@@ -37,7 +36,7 @@ import { createLocalApi, createOriginalApi, listenOnSocket } from "./coordinator
 import { createMetrics } from "./coordinator/metrics.ts";
 import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
 import { createPeople } from "./coordinator/people.ts";
-import { peerHeader, takeData, tokenHeader } from "./interface/data.ts";
+import { takeData } from "./interface/data.ts";
 import { install, onNode } from "./interface/installation.ts";
 import { registerNodeRoutes } from "./interface/routes.ts";
 import { operate } from "./operator/operator.ts";
@@ -125,7 +124,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     ...(unsafeApi ? { unsafeHttp: unsafeApi } : {}),
     registerPeerRoutes(app) {
       const { create, arm, restore, commit, collect: _, ...arrivals } = incoming;
-      registerPeerRoutes(app, { need: PodNeed, arrivals: { ...arrivals, actions: { create, arm, restore, commit } } });
+      registerPeerRoutes(app, { ...arrivals, actions: { create, arm, restore, commit } });
     },
     onData: (socket) => void socket.destroy(), // the interfaces take data
     // Behind a NodePort every caller may have the address of a node.
@@ -182,14 +181,7 @@ export async function runInterface(part: Part): Promise<void> {
     imageDirectories,
     workDirectory: nodeDirectories.work,
     limits: clusterLimits,
-    openData({ site, address, token }, migrationId, waiting) {
-      const isOwnSite = site === trust.siteName;
-      const client = isOwnSite
-        ? createSelfClient(trust, { who: `The interface at ${address}`, address })
-        : createPeerInterfaceClient(trust, site, address);
-      const headers = { [tokenHeader]: token, ...(isOwnSite ? { [peerHeader]: site } : {}) };
-      return client.openData({ migrationId, signal: waiting, headers });
-    },
+    openData: (target, migrationId, waiting) => openDataConnection(trust, target, { migrationId, signal: waiting }),
   });
   const arriving = createArriving({
     imageDirectories,

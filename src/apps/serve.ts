@@ -4,7 +4,6 @@ import path from "node:path";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
 import { advertisedAddresses, type Config } from "../config.ts";
-import { Need } from "../approaches/container-level/protocol.ts";
 import { createPodman } from "../container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../container-engines/podman/service.ts";
 import { openDatabase } from "../platforms/podman-host/database.ts";
@@ -46,7 +45,7 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
       log: logger,
       registerPeerRoutes(app) {
         const { loadImage, create, arm, restore, commit, ...incoming } = coordinator.incoming;
-        registerPeerRoutes(app, { need: Need, arrivals: { ...incoming, actions: { image: loadImage, create, arm, restore, commit } } });
+        registerPeerRoutes(app, { ...incoming, actions: { image: loadImage, create, arm, restore, commit } });
       },
       onData: (socket, head, { migrationId, peer }) => {
         coordinator.incoming.data(migrationId, peer, socket, head).catch((cause: unknown) => {

@@ -1,32 +1,111 @@
-/** The OCI bundle that an engine has made for a container which is about to be restored. */
-import { readFile, realpath, writeFile } from "node:fs/promises";
+/** The OCI bundle that an engine has made for a container: of one that runs, and of one that is about to be restored. */
+import { mkdir, readFile, realpath, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
+import { type Static, Type } from "typebox";
 
 /** The parts of an OCI configuration that UMS reads (opencontainers/runtime-spec, config.md). */
 export type OciBundle = {
   root: { path: string };
   annotations?: Record<string, string>;
-  linux: { namespaces: { type: string; path?: string }[]; cgroupsPath?: string };
-  mounts: { type?: string; destination: string; source: string }[];
+  process: { args: string[]; env?: string[]; cwd: string; user: { uid: number; gid: number; additionalGids?: number[] } };
+  linux: {
+    namespaces: { type: string; path?: string }[];
+    cgroupsPath?: string;
+    resources?: { memory?: { limit?: number }; cpu?: { shares?: number; quota?: number; period?: number } };
+  };
+  mounts: { type?: string; destination: string; source: string; options?: string[] }[];
 };
+
+const closed = { additionalProperties: false } as const;
+const Text = Type.String({ maxLength: 131_072 });
+const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
+const Id = Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 });
+/** 0: none. */
+const Limit = Type.Integer({ minimum: 0 });
+
+/** A bind mount, which CRIU doesn't dump: whoever restores must bring it. */
+const ExternalMount = Type.Object({ destination: Path, kind: Type.Union([Type.Literal("file"), Type.Literal("directory")]) }, closed);
+export type ExternalMount = Static<typeof ExternalMount>;
+
+/** How a container was started: in words that every engine knows, since each writes them into the bundle. */
+export const Launch = Type.Object(
+  {
+    args: Type.Array(Text, { minItems: 1, maxItems: 4096 }),
+    env: Type.Record(Type.String({ maxLength: 4096 }), Text),
+    workDirectory: Type.String({ maxLength: 4096 }),
+    uid: Id,
+    gid: Id,
+    groups: Type.Array(Id, { maxItems: 1024 }),
+    mounts: Type.Array(ExternalMount, { maxItems: 256 }),
+    limits: Type.Object({ memoryBytes: Limit, cpuShares: Limit, cpuPeriodUs: Limit, cpuQuotaUs: Limit }, closed),
+  },
+  closed,
+);
+export type Launch = Static<typeof Launch>;
 
 export async function readBundle(bundle: string): Promise<OciBundle> {
   return JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;
 }
 
-/** CRIU 4.2 binds a source that is a symbolic link as the link itself, and then fails; `create` would follow it. */
-export async function resolveLinks(bundle: string): Promise<OciBundle> {
+/** @param bundle of a container that runs */
+export async function readLaunch(bundle: string): Promise<Launch> {
+  const { process: started, linux, mounts } = await readBundle(bundle);
+  const { memory = {}, cpu = {} } = linux.resources ?? {};
+  const limit = (value = 0) => Math.max(0, value);
+  return {
+    args: started.args,
+    env: Object.fromEntries((started.env ?? []).map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)])),
+    workDirectory: started.cwd,
+    uid: started.user.uid,
+    gid: started.user.gid,
+    groups: (started.user.additionalGids ?? []).filter((group) => group !== started.user.gid),
+    mounts: await Promise.all(
+      mounts.filter(isBind).map(async ({ destination, source }): Promise<ExternalMount> => {
+        const isDirectory = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
+        return { destination, kind: isDirectory ? "directory" : "file" };
+      }),
+    ),
+    limits: {
+      memoryBytes: limit(memory.limit),
+      cpuShares: limit(cpu.shares),
+      cpuPeriodUs: limit(cpu.period),
+      cpuQuotaUs: limit(cpu.quota),
+    },
+  };
+}
+
+const isBind = ({ type, source, options = [] }: OciBundle["mounts"][number]) =>
+  (type === "bind" || options.includes("bind") || options.includes("rbind")) && path.isAbsolute(source);
+
+/**
+ * Makes a bundle fit for a restore, while the shim waits. CRIU 4.2 binds a source that is a symbolic link as the link
+ * itself, and then fails; `create` would follow it. And it wants each external mount of the dump: what another engine had
+ * mounted there of its own accord, and this one hasn't, is empty here.
+ * @param dumped external mounts of the container that was dumped
+ */
+export async function prepareBundle(bundle: string, dumped: readonly ExternalMount[]): Promise<OciBundle> {
   const oci = await readBundle(bundle);
-  let resolved = false;
-  for (const mount of oci.mounts.filter(({ type, source }) => type === "bind" && path.isAbsolute(source))) {
-    const target = await realpath(mount.source);
-    if (target === mount.source) continue;
-    mount.source = target;
-    resolved = true;
+  const before = JSON.stringify(oci);
+  const binds = oci.mounts.filter(isBind);
+  for (const mount of binds) mount.source = await realpath(mount.source);
+  const there = new Set(binds.map(({ destination }) => destination));
+  for (const { destination, kind } of dumped.filter((mount) => !there.has(mount.destination))) {
+    const source = await makeEmpty(bundle, { name: String(oci.mounts.length), kind });
+    oci.mounts.push({ type: "bind", destination, source, options: ["rbind", "rprivate"] });
   }
-  if (resolved) await writeFile(path.join(bundle, "config.json"), JSON.stringify(oci));
+  if (JSON.stringify(oci) !== before) await writeFile(path.join(bundle, "config.json"), JSON.stringify(oci));
   return oci;
+}
+
+/** In the bundle, so that it goes when the engine removes the container. */
+async function makeEmpty(bundle: string, { name, kind }: { name: string; kind: ExternalMount["kind"] }): Promise<string> {
+  const directory = path.join(await realpath(bundle), "ums-mounts");
+  await mkdir(directory, { recursive: true, mode: 0o755 });
+  const place = path.join(directory, name);
+  if (kind === "directory") await mkdir(place, { recursive: true, mode: 0o755 });
+  else await writeFile(place, "", { mode: 0o644 });
+  return place;
 }
 
 /**

@@ -68,8 +68,8 @@ export type ContainerEngine = Readonly<{
   saveImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
   /** Reads what saveImage wrote; layers that the engine has already may be missing. The directory's own name is in small letters. */
   loadImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
-  /** Fetches the image by digest from its registry. @returns whether it is there now */
-  pullImage(image: Image, signal?: AbortSignal): Promise<boolean>;
+  /** Fetches an image from its registry. @returns undefined where that could not be done */
+  pullImage(reference: string, signal?: AbortSignal): Promise<Image | undefined>;
   removeImage(id: string): Promise<void>;
   findVolume(name: string): Promise<Volume | undefined>;
   createVolume(name: string, labels: Readonly<Record<string, string>>): Promise<Volume>;

@@ -3,7 +3,7 @@ import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { access, readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import type { Need } from "../approaches/container-level/protocol.ts";
+import type { ContainerNeed } from "../approaches/container-level/protocol.ts";
 import type { CheckAnswer, CheckResult } from "../approaches/protocol.ts";
 import { freezerOf } from "../checkpoint/freezer.ts";
 import type { Config } from "../config.ts";
@@ -18,7 +18,7 @@ import { siteChecks } from "./site.ts";
 const diskSlackBytes = 64 << 20;
 
 type Parts = Readonly<{
-  need: Need;
+  need: ContainerNeed;
   engine: ContainerEngine;
   config: Config;
   /** Ports that UMS leads to other sites: they come back when their service does. */
@@ -55,7 +55,7 @@ const isThere = (file: string) =>
     () => false,
   );
 
-async function name(engine: ContainerEngine, { spec }: Need, signal: AbortSignal): Promise<CheckResult> {
+async function name(engine: ContainerEngine, { spec }: ContainerNeed, signal: AbortSignal): Promise<CheckResult> {
   const taken = await engine.find(spec.name, signal);
   return verdict("name", "NAME_TAKEN", taken ? [`Container ${spec.name} exists already, ${taken.state}.`] : []);
 }
@@ -98,7 +98,7 @@ async function bindFailure({ hostIp, hostPort, protocol }: PortMapping): Promise
   }
 }
 
-async function volumes(engine: ContainerEngine, need: Need): Promise<CheckResult> {
+async function volumes(engine: ContainerEngine, need: ContainerNeed): Promise<CheckResult> {
   const found = await Promise.all(need.volumes.map((volume) => engine.findVolume(volume.name)));
   return verdict(
     "volumes",
@@ -109,7 +109,7 @@ async function volumes(engine: ContainerEngine, need: Need): Promise<CheckResult
   );
 }
 
-async function networks(engine: ContainerEngine, { spec }: Need): Promise<CheckResult> {
+async function networks(engine: ContainerEngine, { spec }: ContainerNeed): Promise<CheckResult> {
   const there = await engine.networks();
   return verdict(
     "networks",
@@ -120,7 +120,7 @@ async function networks(engine: ContainerEngine, { spec }: Need): Promise<CheckR
   );
 }
 
-async function bindMounts({ spec }: Need): Promise<CheckResult> {
+async function bindMounts({ spec }: ContainerNeed): Promise<CheckResult> {
   const missing = await Promise.all(spec.binds.map(async ({ source }) => ((await isThere(source)) ? [] : [`${source} does not exist.`])));
   return verdict("bind mounts", "BIND_MOUNT_MISSING", missing.flat());
 }
@@ -138,7 +138,7 @@ async function diskOf({
   signal,
 }: {
   config: Config;
-  need: Need;
+  need: ContainerNeed;
   imageBytes: number;
   signal: AbortSignal;
 }): Promise<CheckResult> {
@@ -166,7 +166,7 @@ async function graphRoot({ podmanSocket }: Config, signal: AbortSignal): Promise
 }
 
 /** What has to come over: the image but for the layers that the largest image here has in common with it. */
-async function missingImageBytes(engine: ContainerEngine, wanted: Need["image"], signal: AbortSignal): Promise<number> {
+async function missingImageBytes(engine: ContainerEngine, wanted: ContainerNeed["image"], signal: AbortSignal): Promise<number> {
   if (await engine.findImage(wanted.id, signal)) return 0;
   return missingBytes(wanted, await engine.images(signal));
 }

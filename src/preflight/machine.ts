@@ -39,6 +39,16 @@ export async function sameMachine(there: Measures): Promise<CheckResult[]> {
   ];
 }
 
+/**
+ * CRIU gives a restored mount of the host's cgroups the place among its peers that it had where it was dumped, and a mount
+ * that has no peers can't hand one on. A kubelet's containers have such mounts, with cgroup version 1.
+ */
+export async function cgroupPeers(): Promise<CheckResult> {
+  const mounts = (await readFile("/proc/self/mountinfo", "utf8")).split("\n").filter((line) => line.includes(" - cgroup "));
+  const alone = mounts.filter((line) => !/ (shared|master):\d+ /.test(line)).map((line) => line.split(" ")[4]);
+  return verdict("cgroup mounts", "CGROUP_PRIVATE", alone.length === 0 ? [] : [`Private mounts: ${alone.join(", ")}.`]);
+}
+
 /** Room for the memory image in the first directory that has it, and for the restored memory beside it. */
 export async function memory(imageDirectories: readonly string[], { memoryBytes }: Pick<Measures, "memoryBytes">): Promise<CheckResult> {
   const image = memoryBytes + imageSlackBytes;

@@ -1,7 +1,8 @@
 /** What the destination must know about a service beforehand. */
 import { readFile, stat } from "node:fs/promises";
 import path from "node:path";
-import type { Need } from "../approaches/container-level/protocol.ts";
+import type { ContainerNeed } from "../approaches/container-level/protocol.ts";
+import { readLaunch } from "../checkpoint/bundle.ts";
 import { memoryBytes } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { OciConfig } from "../container-engines/podman/describe.ts";
@@ -21,19 +22,23 @@ export async function describeNeed({
   engine: ContainerEngine;
   container: Container;
   signal: AbortSignal;
-}): Promise<{ need: Need; shm: string | undefined }> {
-  const [image, volumes, memory, files, machine, uids, shm] = await Promise.all([
+}): Promise<{ need: ContainerNeed; shm: string | undefined }> {
+  const names = [...new Set(container.volumes.map(({ name }) => name))];
+  const [image, volumes, memory, files, machine, uids, shm, launch] = await Promise.all([
     engine.findImage(container.spec.imageId, signal),
-    Promise.all(container.volumes.map(({ name }) => engine.findVolume(name))),
+    Promise.all(names.map((name) => engine.findVolume(name))),
     memoryBytes(container.pid),
     diskUsage([container.changesDirectory, ...container.volumes.map(({ directory }) => directory)], signal),
     machineMeasures(),
     uidsOf(container.pid),
     shmOf(container),
+    readLaunch(path.dirname(container.ociConfigPath)),
   ]);
   if (!image) throw new UmsError("PODMAN_FAILED", `The image of container ${container.name} is not there any more.`);
-  const need: Need = {
+  const need: ContainerNeed = {
+    kind: "Container",
     spec: container.spec,
+    launch,
     image: { ...image, names: [...image.names], digests: [...image.digests], layers: [...image.layers] },
     volumes: volumes.flatMap((volume) => (volume ? [{ name: volume.name, labels: { ...volume.labels } }] : [])),
     // Files in /dev/shm are in no process's memory as long as none has mapped them.

@@ -7,27 +7,31 @@ import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
 import { Value } from "typebox/value";
-import { forgetCachedFiles, resolveLinks } from "../../checkpoint/bundle.ts";
+import { forgetCachedFiles, prepareBundle } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
 import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
-import type { ContainerEngine } from "../../container-engines/engine.ts";
-import { differences } from "../../container-engines/spec.ts";
+import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
+import { differences, lacking } from "../../container-engines/spec.ts";
 import { UmsError } from "../../errors.ts";
+import { cgroupPeers } from "../../preflight/machine.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import { receive, type Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
 import { counted, fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { startAgain } from "./restart-policy.ts";
-import type { CheckAnswer, PeerState } from "../protocol.ts";
-import { type Need, type ReserveAnswer, StreamContent } from "./protocol.ts";
+import type { ServiceNeed } from "../need.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, StreamContent } from "../protocol.ts";
+import { containerOfPod } from "../translation/container-of-pod.ts";
+import { asChecks } from "../translation/refusals.ts";
+import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
 
 /** What of an incoming migration outlives this process. */
 export type IncomingRecords = Readonly<{
   /** Durable when it returns. @throws UmsError when the id is taken or has ended */
-  create(record: { id: string; peer: string; need: Need }): void;
+  create(record: { id: string; peer: string; need: ContainerNeed }): void;
   /** Notes, durably, that this id never commits here. */
   refuse(id: string, peer: string): void;
   fact<T>(id: string, key: string): T | undefined;
@@ -46,7 +50,7 @@ export type IncomingParts = Readonly<{
   engine: ContainerEngine;
   marks: Marks;
   records: IncomingRecords;
-  check(need: Need, signal: AbortSignal): Promise<CheckAnswer>;
+  check(need: ContainerNeed, signal: AbortSignal): Promise<CheckAnswer>;
   imageDirectories: readonly string[];
   /** On disk; image files on their way lie here. */
   workDirectory: string;
@@ -54,16 +58,16 @@ export type IncomingParts = Readonly<{
   restoreTimeoutMs: number;
   maxIncoming: number;
   /** Called when this site owns the ports of a service again: a forwarding of them must go. */
-  reclaimPorts(ports: Need["spec"]["ports"]): Promise<void>;
+  reclaimPorts(ports: ContainerNeed["spec"]["ports"]): Promise<void>;
   log: { info(details: object, message: string): void; warn(details: object, message: string): void };
 }>;
 
 export type Incoming = Readonly<{
-  check(need: Need, signal: AbortSignal): Promise<CheckAnswer>;
-  reserve(id: string, peer: string, need: Need): Promise<ReserveAnswer>;
+  check(asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
+  reserve(id: string, peer: string, asked: ServiceNeed): Promise<ReserveAnswer>;
   loadImage(id: string, peer: string): Promise<void>;
-  create(id: string, peer: string): Promise<void>;
-  arm(id: string, peer: string): Promise<void>;
+  create(id: string, peer: string): Promise<CreateAnswer>;
+  arm(id: string, peer: string): Promise<ArmAnswer>;
   restore(id: string, peer: string): Promise<void>;
   commit(id: string, peer: string): Promise<void>;
   destroy(id: string, peer: string): Promise<void>;
@@ -77,7 +81,9 @@ export type Incoming = Readonly<{
 type Reservation = {
   readonly id: string;
   readonly peer: string;
-  readonly need: Need;
+  /** As the source has put it. */
+  readonly asked: ServiceNeed;
+  need: ContainerNeed;
   readonly cancelled: AbortController;
   state: Exclude<PeerState, "committed" | "gone">;
   seenAt: number;
@@ -130,6 +136,28 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (!states.includes(reservation.state)) throw new UmsError("PEER_FAILED", `Migration ${reservation.id} is ${reservation.state} here.`);
   };
 
+  /** A cluster's pod becomes a container first, if it can be one. */
+  async function understand(asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
+    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, signal) };
+    const reference = asked.containers[0]?.image;
+    const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
+    const { need, refusals } = containerOfPod(asked, image);
+    if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
+    const { checks, imageBytes } = await parts.check(need, signal);
+    return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
+  }
+
+  async function pull(
+    digests: readonly string[],
+    { isWanted, signal }: { isWanted: (image: Image) => boolean; signal: AbortSignal },
+  ): Promise<Image | undefined> {
+    for (const digest of digests.filter((each) => !each.startsWith("localhost/"))) {
+      const pulled = await engine.pullImage(digest, signal);
+      if (pulled && isWanted(pulled)) return pulled;
+    }
+    return undefined;
+  }
+
   async function armOnce(reservation: Reservation): Promise<void> {
     const { id, need, containerId, cancelled } = reservation;
     if (containerId === undefined) throw new UmsError("PEER_FAILED", `Migration ${id} has no container here yet.`);
@@ -144,7 +172,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
     );
     const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
-    const oci = await resolveLinks(bundle);
+    const oci = await prepareBundle(bundle, need.launch.mounts);
     reservation.root = oci.root.path;
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) reservation.places.set("shm", shm);
@@ -239,7 +267,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function takeOver(id: string): Promise<void> {
     const namespace = records.fact<string>(id, "networkNamespace");
     const containerId = records.fact<string>(id, "containerId");
-    const ports = records.fact<Need>(id, "need")?.spec.ports ?? [];
+    const ports = records.fact<ContainerNeed>(id, "need")?.spec.ports ?? [];
     await Promise.all([
       parts.reclaimPorts(ports),
       namespace === undefined ? undefined : releaseNamespace(namespace),
@@ -259,22 +287,23 @@ export function createIncoming(parts: IncomingParts): Incoming {
   lease.unref();
 
   return {
-    check: parts.check,
+    check: async (asked, signal) => (await understand(asked, signal)).answer,
 
-    async reserve(id, peer, need) {
+    async reserve(id, peer, asked) {
       if (records.ended(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has ended here.`);
       let reservation = reservations.get(id);
       if (!reservation) {
         if (reservations.size >= parts.maxIncoming)
           throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
-        const { checks } = await parts.check(need, AbortSignal.timeout(60_000));
-        const refused = checks.find(({ ok }) => !ok);
+        const { need, answer } = await understand(asked, AbortSignal.timeout(60_000));
+        const refused = answer.checks.find(({ ok }) => !ok);
         if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
         records.create({ id, peer, need });
         records.setFact(id, "need", need);
         reservation = {
           id,
           peer,
+          asked,
           need,
           cancelled: new AbortController(),
           state: "reserved",
@@ -287,11 +316,17 @@ export function createIncoming(parts: IncomingParts): Incoming {
       }
       const owned = mine(id, peer);
       return inTurn(owned, async () => {
-        const { image } = need;
-        const here = await engine.findImage(image.id);
-        if (here) return {};
-        if (await engine.pullImage(image, owned.cancelled.signal)) {
-          records.setFact(id, "image", image.id);
+        const { image } = owned.need;
+        if (await engine.findImage(image.id)) return {};
+        const isWanted = ({ id: pulledId }: Image) => asked.kind === "Pod" || pulledId === image.id;
+        const pulled = await pull(image.digests, { isWanted, signal: owned.cancelled.signal });
+        if (asked.kind === "Pod") {
+          if (!pulled) throw new UmsError("IMAGE_NOT_IN_REGISTRY", `This host could not pull ${image.digests.join(", ")}.`);
+          owned.need = containerOfPod(asked, pulled).need;
+          records.setFact(id, "need", owned.need);
+        }
+        if (pulled) {
+          records.setFact(id, "image", pulled.id);
           return {};
         }
         await mkdir(path.join(blobsDirectory(id), "blobs/sha256"), { recursive: true });
@@ -314,8 +349,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
     create: (id, peer) =>
       inTurn(mine(id, peer), async () => {
         const reservation = mine(id, peer);
-        if (reservation.containerId !== undefined) return;
-        const { need } = reservation;
+        if (reservation.containerId !== undefined) return {};
+        const { asked, need } = reservation;
         for (const { name, labels } of need.volumes) {
           if (await engine.findVolume(name)) throw new UmsError("VOLUME_EXISTS", `Volume ${name} exists at the destination.`);
           records.setFact(id, "volumes", [...(records.fact<string[]>(id, "volumes") ?? []), name]);
@@ -329,11 +364,19 @@ export function createIncoming(parts: IncomingParts): Incoming {
         const twin = await engine.find(reservation.containerId);
         if (twin) {
           reservation.places.set("changes", twin.changesDirectory).set("log", twin.logPath);
-          for (const { name, directory } of twin.volumes) reservation.places.set(`volume:${name}`, directory);
+          for (const [at, { name }] of need.volumes.entries()) {
+            const volume = twin.volumes.find((each) => each.name === name);
+            if (volume) reservation.places.set(`volume:${at}`, volume.directory);
+          }
         }
         if (twin && twin.runtime !== engine.restoringRuntime)
           throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
-        const unlike = twin ? differences(need.spec, { ...twin.spec, sysctls: need.spec.sysctls }) : ["all"];
+        const { sysctls, imageName } = need.spec;
+        const unlike = !twin
+          ? ["all"]
+          : asked.kind === "Container"
+            ? differences(need.spec, { ...twin.spec, sysctls })
+            : lacking(need.spec, { ...twin.spec, sysctls, imageName }); // it has the image's id; its names here are this host's
         if (unlike.length > 0) {
           log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
           throw new UmsError(
@@ -341,15 +384,21 @@ export function createIncoming(parts: IncomingParts): Incoming {
             `The destination's container engine would give the service other settings: ${unlike.join(", ")}.`,
           );
         }
+        return {};
       }),
 
     arm: (id, peer) =>
       inTurn(mine(id, peer), async () => {
         const reservation = mine(id, peer);
-        if (reservation.state === "armed") return;
-        expect(reservation, "reserved");
-        await armOnce(reservation);
-        if (reservation.networkNamespace !== undefined) records.setFact(id, "networkNamespace", reservation.networkNamespace);
+        if (reservation.state !== "armed") {
+          expect(reservation, "reserved");
+          await armOnce(reservation);
+          if (reservation.networkNamespace !== undefined) records.setFact(id, "networkNamespace", reservation.networkNamespace);
+        }
+        const { asked, need } = reservation;
+        if (asked.kind === "Container") return {};
+        const published = need.spec.ports.filter(({ protocol }) => protocol === "tcp");
+        return { ports: Object.fromEntries(published.map(({ containerPort, hostPort }) => [String(containerPort), hostPort])) };
       }),
 
     restore: (id, peer) =>

@@ -23,11 +23,20 @@ import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import type { Need, ReserveAnswer } from "./protocol.ts";
+import { type ArmAnswer, type CreateAnswer, type DataTarget, dataTarget } from "../protocol.ts";
+import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
 
 /** What the source must know after a crash. */
-export type SourceFacts = Readonly<{ container: Container; need: Need; shm: string | undefined; forwarding: Forwarding | undefined }>;
+export type SourceFacts = Readonly<{
+  container: Container;
+  need: ContainerNeed;
+  shm: string | undefined;
+  /** Known once the destination has a place for the service. */
+  target?: DataTarget;
+  /** Known once the destination's copy waits for the memory, if it is led to at all. */
+  forwarding?: Forwarding;
+}>;
 
 export type OutgoingParts = Readonly<{
   engine: ContainerEngine;
@@ -37,7 +46,8 @@ export type OutgoingParts = Readonly<{
   imageDirectories: readonly string[];
   workDirectory: string;
   /** Checks both sides. @throws the first refusal */
-  admit(signal: AbortSignal): Promise<{ container: Container; need: Need; shm: string | undefined }>;
+  admit(signal: AbortSignal): Promise<{ container: Container; need: ContainerNeed; shm: string | undefined }>;
+  openData(target: DataTarget, signal: AbortSignal): Promise<Parameters<typeof createSender>[0]>;
   /** Host under which this source reaches the destination's published ports. */
   peerHost(): string;
   takeSlot(): number;
@@ -79,13 +89,15 @@ export function createOutgoing(
     if (!facts) throw new UmsError("INTERNAL", `Migration ${plan.id} was never admitted.`);
     return facts;
   };
-  const connect = async (signal: AbortSignal) => (sender ??= createSender(await peer.openData({ migrationId: plan.id, signal })));
+  const connect = async (signal: AbortSignal) =>
+    (sender ??= createSender(await parts.openData(known().target ?? { site: plan.destination }, signal)));
 
   const trees = () => {
-    const { container, shm } = known();
+    const { container, need, shm } = known();
+    const directoryOf = (name: string) => container.volumes.find((volume) => volume.name === name)?.directory ?? "";
     return byKind([
       { tree: "changes", root: container.changesDirectory },
-      ...container.volumes.map(({ name, directory }) => ({ tree: `volume:${name}`, root: directory })),
+      ...need.volumes.map(({ name }, at) => ({ tree: `volume:${at}`, root: directoryOf(name) })),
       ...(shm === undefined ? [] : [{ tree: "shm", root: shm }]),
     ]);
   };
@@ -98,12 +110,23 @@ export function createOutgoing(
       throw new UmsError("THAWED", `Container ${container.name} was thawed while it moved.`);
   }
 
+  async function arm(signal: AbortSignal): Promise<void> {
+    const { ports: ledTo, address = parts.peerHost() } = await site.ask<ArmAnswer>("POST", "/arm", {
+      timeoutMs: limits.reserveMs,
+      signal,
+    });
+    const ports = known().container.spec.ports.flatMap((port) => {
+      if (!ledTo) return [port];
+      const toPort = port.protocol === "tcp" ? ledTo[String(port.containerPort)] : undefined;
+      return toPort === undefined ? [] : [{ ...port, toPort }];
+    });
+    if (ports.length === 0) return;
+    parts.facts.set({ ...known(), forwarding: await forwardingTo(address, { slot: parts.takeSlot(), ports }) });
+  }
+
   const source: Source = {
     async admit(_plan, signal) {
-      const admitted = await parts.admit(signal);
-      const { ports } = admitted.container.spec;
-      const forwarding = ports.length === 0 ? undefined : await forwardingTo(parts.peerHost(), { slot: parts.takeSlot(), ports });
-      parts.facts.set({ ...admitted, forwarding });
+      parts.facts.set(await parts.admit(signal));
     },
 
     preCopy: {
@@ -112,7 +135,7 @@ export function createOutgoing(
         const { early } = await trees();
         await sendLog(data);
         await files.live(data, early, { flushMs: limits.transferMs, signal });
-        await site.ask("POST", "/arm", { timeoutMs: limits.restoreMs, signal });
+        await arm(signal);
         // Once more, so that what was written during all that doesn't fall into the freeze. A volume's own directory has
         // got owner, mode and time from the engine meanwhile, which takes it for new.
         for (const tree of early) await files.tree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
@@ -204,7 +227,7 @@ export function createOutgoing(
     },
   };
 
-  async function sendImage(need: Need, layers: readonly string[], signal: AbortSignal): Promise<void> {
+  async function sendImage(need: ContainerNeed, layers: readonly string[], signal: AbortSignal): Promise<void> {
     const directory = path.join(workDirectory, "image");
     await rm(directory, { recursive: true, force: true });
     await mkdir(path.dirname(directory), { recursive: true, mode: 0o700 });
@@ -230,7 +253,8 @@ export function createOutgoing(
       const { need } = known();
       const { layers } = await site.ask<ReserveAnswer>("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
       if (layers) await sendImage(need, layers, signal);
-      await site.ask("POST", "/create", { signal });
+      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      parts.facts.set({ ...known(), target: dataTarget(created, { site: plan.destination, host: parts.peerHost() }) });
     },
     release: site.release,
     async restore(_plan, signal) {

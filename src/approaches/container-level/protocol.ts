@@ -1,5 +1,6 @@
 /** What the source's half asks of the destination's half, validated where it comes in. */
 import { type Static, Type } from "typebox";
+import { Launch } from "../../checkpoint/bundle.ts";
 import { ContainerSpec } from "../../container-engines/spec.ts";
 import { Bytes, closed, Digest, measures } from "../protocol.ts";
 
@@ -16,8 +17,9 @@ const ImageNeed = Type.Object(
 );
 
 /** All that the destination must know beforehand: of `check`, which changes nothing, and of the reservation. */
-export const Need = Type.Object(
+export const ContainerNeed = Type.Object(
   {
+    kind: Type.Literal("Container"),
     spec: ContainerSpec,
     image: ImageNeed,
     volumes: Type.Array(
@@ -29,29 +31,12 @@ export const Need = Type.Object(
         maxItems: 64,
       },
     ),
+    launch: Launch,
     ...measures,
   },
   closed,
 );
-export type Need = Static<typeof Need>;
+export type ContainerNeed = Static<typeof ContainerNeed>;
 
 /** `layers`: those which the destination lacks; absent when it has the whole image. */
 export type ReserveAnswer = Readonly<{ layers?: string[] }>;
-
-/** What a stream of the data connection carries. */
-export const StreamContent = Type.Union([
-  Type.Object(
-    {
-      kind: Type.Literal("tree"),
-      tree: Type.String({ pattern: "^(changes|shm|volume:[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127})$" }),
-      deleted: Type.Array(Type.String()),
-    },
-    closed,
-  ),
-  Type.Object({ kind: Type.Literal("log") }, closed),
-  Type.Object(
-    { kind: Type.Literal("image"), file: Type.String({ pattern: "^(blobs/sha256/)?[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }) },
-    closed,
-  ),
-]);
-export type StreamContent = Static<typeof StreamContent>;

@@ -7,11 +7,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type ErrorCode, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
-import type { CheckAnswer, CheckResult, PeerState } from "../protocol.ts";
+import type { ServiceNeed } from "../need.ts";
+import type { ArmAnswer, CheckAnswer, CheckResult, CreateAnswer, PeerState } from "../protocol.ts";
+import { podOfContainer } from "../translation/pod-of-container.ts";
+import { asChecks } from "../translation/refusals.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
 import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
-import type { ArmAnswer, CommitAnswer, CreateAnswer, PodNeed } from "./protocol.ts";
+import type { CommitAnswer, PodNeed } from "./protocol.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
 export type ArrivalRecord = Readonly<{
@@ -70,8 +73,8 @@ export type IncomingPodParts = Readonly<{
 }>;
 
 export type IncomingPods = Readonly<{
-  check(need: PodNeed, signal: AbortSignal): Promise<CheckAnswer>;
-  reserve(id: string, peer: string, need: PodNeed): Promise<object>;
+  check(asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
+  reserve(id: string, peer: string, asked: ServiceNeed): Promise<object>;
   create(id: string, peer: string): Promise<CreateAnswer>;
   arm(id: string, peer: string): Promise<ArmAnswer>;
   restore(id: string, peer: string): Promise<void>;
@@ -110,10 +113,16 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   const placeOf = ({ need }: WholeFacts) => ({ namespace: need.pod.metadata.namespace, name: need.pod.metadata.name });
   const onNode = ({ need, podUid = "" }: WholeFacts) => ({ uid: podUid, containers: need.containers.map(({ name }) => name) });
 
+  /** A host's container becomes a Pod first, if it can be one. */
+  async function understand(asked: ServiceNeed, signal: AbortSignal): Promise<{ need: PodNeed; checks: CheckResult[] }> {
+    const { need, refusals } = asked.kind === "Pod" ? { need: asked, refusals: [] } : podOfContainer(asked);
+    return { need, checks: refusals.length > 0 ? asChecks(refusals) : await checkPod(need, signal) };
+  }
+
   async function checkPod(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
     const { namespace, name } = need.pod.metadata;
     const taken = await cluster.get(pods, name, { namespace, signal });
-    const pod = destinationPod(need.pod, { migration: "000000000000", digests: need.containers, node: need.node });
+    const pod = destinationPod(need.pod, { migration: "000000000000", images: need.containers, node: need.node });
     const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
       () => undefined,
       (cause: unknown) => {
@@ -166,7 +175,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     if (need.ports.length === 0) return {};
     const { namespace, name: pod } = need.pod.metadata;
     const name = serviceName(id);
-    const ports = need.ports.map((port) => ({ name: `port-${port}`, port, protocol: "TCP" }));
+    const ports = [...new Set(need.ports.map(({ port }) => port))].map((port) => ({ name: `port-${port}`, port, protocol: "TCP" }));
     // They go with the pod, by the cluster's own garbage collector.
     const ownerReferences = [{ apiVersion: "v1", kind: "Pod", name: pod, uid: podUid }];
     const made =
@@ -259,29 +268,31 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   return {
-    check: async (need, signal) => ({ checks: await checkPod(need, signal), imageBytes: 0 }),
+    check: async (asked, signal) => ({ checks: (await understand(asked, signal)).checks, imageBytes: 0 }),
 
-    async reserve(id, peer, need) {
+    async reserve(id, peer, asked) {
       const record = await records.find(id);
       if (record) {
         const { facts } = await mine(id, peer);
-        if (facts.need.pod.metadata.uid !== need.pod.metadata.uid) throw new UmsError("BAD_REQUEST", `Migration ${id} is another pod's.`);
+        if (asked.kind === "Pod" && facts.need.pod.metadata.uid !== asked.pod.metadata.uid)
+          throw new UmsError("BAD_REQUEST", `Migration ${id} is another pod's.`);
         return {};
       }
-      expectOk(await checkPod(need, AbortSignal.timeout(60_000)));
+      const { need, checks } = await understand(asked, AbortSignal.timeout(60_000));
+      expectOk(checks);
       await records.create({ id, peer, need });
       return {};
     },
 
     async create(id, peer) {
       const { facts } = await mine(id, peer);
-      if (facts.token !== undefined) return { token: facts.token, dataPort: parts.dataPort };
+      if (facts.token !== undefined) return { data: { token: facts.token, port: parts.dataPort } };
       const { need } = facts;
       const place = placeOf(facts);
       await records.update(id, { making: true });
       const before = await cluster.get(pods, place.name, { namespace: place.namespace });
       if (!before) {
-        const pod = destinationPod(need.pod, { migration: id, digests: need.containers, node: need.node });
+        const pod = destinationPod(need.pod, { migration: id, images: need.containers, node: need.node });
         await cluster.create(pods, pod, { namespace: place.namespace });
       }
       const { node, pod } = await waitForNode(id, place);
@@ -293,8 +304,9 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       await records.update(id, { podUid, node, token });
       const { containers, volumes, memoryBytes } = need;
       const names = containers.map(({ name }) => name);
-      await client.announce(id, { ...place, uid: podUid, peer, secret, containers: names, volumes, memoryBytes });
-      return { token, dataPort: parts.dataPort };
+      const mounts = Object.fromEntries(containers.map(({ name, launch }) => [name, launch.mounts]));
+      await client.announce(id, { ...place, uid: podUid, peer, secret, containers: names, mounts, volumes, memoryBytes });
+      return { data: { token, port: parts.dataPort } };
     },
 
     async arm(id, peer) {
@@ -309,7 +321,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
         const { podAddress } = await Promise.race([armed, stuck]);
         const nodePorts = await lead(id, facts, podAddress);
         await Promise.all([records.update(id, { nodePorts }), client.expectLed(Object.values(nodePorts))]);
-        return { nodePorts, address: client.address, podAddress };
+        return { ports: nodePorts, address: client.address, podAddress };
       } finally {
         watching.abort();
       }

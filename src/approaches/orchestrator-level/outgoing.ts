@@ -7,10 +7,10 @@ import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import type { CheckAnswer } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
-import { imageDigests, livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
-import type { ArmAnswer, CommitAnswer, CreateAnswer, DataTarget, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import { livenessBudgetMs, podReference, podRefusals, pulledImages, type ServicePort, servicePorts } from "./pod.ts";
+import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 
 /** What the source must know after a crash. */
 export type PodFacts = Readonly<{
@@ -35,8 +35,10 @@ export type OutgoingPodParts = Readonly<{
   nodes(): Promise<NodeClient[]>;
   /** The name of the pod at its destination, and its node there, where they are not the usual ones. */
   wanted: PodWanted;
+  /** Host under which this site's nodes reach the destination's. */
+  peerHost(): string;
   /** Where this site's nodes send to, from what the destination's coordinator says. */
-  dataAddress(created: CreateAnswer): string;
+  dataTarget(created: CreateAnswer): DataTarget;
   /** Whether the destination is this very cluster. */
   isOwnSite: boolean;
   takeSlot(): Promise<number>;
@@ -102,9 +104,12 @@ export async function examinePod(
     kind: "Pod",
     pod: { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } } as PodNeed["pod"],
     ...(wanted.node === undefined ? {} : { node: wanted.node }),
-    containers: imageDigests(pod),
+    containers: pulledImages(pod).flatMap((container) => {
+      const launch = described.launches[container.name];
+      return launch ? [{ ...container, launch }] : [];
+    }),
     volumes: reference.volumes,
-    ports: [...new Set(ports.map(({ targetPort }) => targetPort))],
+    ports: ports.map(({ port, nodePort, targetPort }) => ({ port: targetPort, published: nodePort ?? port })),
     ...described.measures,
   };
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
@@ -158,11 +163,16 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
-    const { nodePorts, address, podAddress } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+    const {
+      ports: ledTo = {},
+      address = parts.peerHost(),
+      podAddress,
+    } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
     const { ports } = facts();
+    // Within one cluster the pod itself can be reached, and a node port of the destination's node would lead back there.
+    const own = parts.isOwnSite ? podAddress : undefined;
     const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
-      // Within one cluster the pod itself can be reached, and a node port of the destination's node would lead back there.
-      const toPort = parts.isOwnSite ? targetPort : nodePorts[String(targetPort)];
+      const toPort = own === undefined ? ledTo[String(targetPort)] : targetPort;
       if (toPort === undefined) return [];
       return [
         ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, toPort }]),
@@ -172,7 +182,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     if (led.length === 0) return;
     await parts.facts.set({
       ...facts(),
-      forwarding: { slot: await parts.takeSlot(), to: parts.isOwnSite ? podAddress : address, ports: led },
+      forwarding: { slot: await parts.takeSlot(), to: own ?? address, ports: led },
     });
     await onNodes("wait");
   }
@@ -261,8 +271,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       const { need } = facts();
       await site.ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
       const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
-      const target = { site: plan.destination, address: parts.dataAddress(created), token: created.token };
-      await parts.facts.set({ ...facts(), target });
+      await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },
     release: site.release,
     async restore(_plan, signal) {

@@ -2,11 +2,11 @@ import { describe, expect, test } from "vitest";
 import type { Pod, Service } from "../../platforms/kubernetes/kinds.ts";
 import {
   destinationPod,
-  imageDigests,
   livenessBudgetMs,
   podLabel,
   podReference,
   podRefusals,
+  pulledImages,
   restoreAnnotation,
   servicePorts,
 } from "./pod.ts";
@@ -144,12 +144,9 @@ test("podReference names what runs in the order in which the kubelet starts it, 
   });
 });
 
-test("imageDigests has the digests by which a registry knows the images, and none for an image that was only imported", () => {
-  expect(imageDigests(withSidecar)).toEqual([
-    { name: "proxy", imageDigest: digest },
-    { name: "main" },
-    { name: "second", imageDigest: digest },
-  ]);
+test("pulledImages has the images as a registry knows them, and not one that was only imported", () => {
+  const image = `registry.example/shop@${digest}`;
+  expect(pulledImages(withSidecar)).toEqual([{ name: "proxy", image }, { name: "main" }, { name: "second", image }]);
 });
 
 test("livenessBudgetMs is the patience of the least patient liveness probe", () => {
@@ -201,7 +198,7 @@ describe("servicePorts", () => {
 });
 
 describe("destinationPod", () => {
-  const arriving = (source: Pod) => destinationPod(source, { migration: "0123456789ab", digests: imageDigests(source) });
+  const arriving = (source: Pod) => destinationPod(source, { migration: "0123456789ab", images: pulledImages(source) });
 
   test("waits for its restore, in UMS's runtime, and leaves behind what the source's cluster has added", () => {
     const { metadata, spec, status: none } = arriving(pod({ metadata: { annotations: { note: "kept" } } }));

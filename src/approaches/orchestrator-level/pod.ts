@@ -116,14 +116,14 @@ export function podReference(pod: Pod): PodReference {
   };
 }
 
-/** The digest by which each running container's image can be pulled, where the node knows one. */
-export function imageDigests(pod: Pod): { name: string; imageDigest?: string }[] {
+/** Each running container's image by its digest, where the node knows one. */
+export function pulledImages(pod: Pod): { name: string; image?: string }[] {
   const { status = {} } = pod;
   const statuses = [...(status.initContainerStatuses ?? []), ...(status.containerStatuses ?? [])];
   return runningContainers(pod).map(({ name }) => {
     // An image that was only imported has no registry's digest, and is a bare id here.
-    const digest = /@(sha256:[0-9a-f]{64})$/.exec(statuses.find((each) => each.name === name)?.imageID ?? "")?.[1];
-    return { name, ...(digest === undefined ? {} : { imageDigest: digest }) };
+    const image = statuses.find((each) => each.name === name)?.imageID ?? "";
+    return { name, ...(/.@sha256:[0-9a-f]{64}$/.test(image) ? { image } : {}) };
   });
 }
 
@@ -165,21 +165,21 @@ export function servicePorts(pod: Pod, services: readonly Service[]): ServicePor
 
 /**
  * The Pod that the destination makes. docs/kubernetes.md lists each field that changes, and why.
- * @param digests of the images, as the source runs them
+ * @param images as the source runs them, by digest
  * @param node where it is to run, if that is not the scheduler's choice
  */
 export function destinationPod(
   pod: Pod,
   {
     migration,
-    digests,
+    images,
     node,
-  }: { migration: string; digests: readonly { name: string; imageDigest?: string | undefined }[]; node?: string | undefined },
+  }: { migration: string; images: readonly { name: string; image?: string | undefined }[]; node?: string | undefined },
 ): Pod {
   const { metadata = {}, spec } = pod;
   if (!spec) throw new Error("The pod has no spec.");
   const { nodeName: _node, priority: _priority, overhead: _overhead, ephemeralContainers: _debug, ...kept } = spec;
-  const digestOf = new Map(digests.map(({ name, imageDigest }) => [name, imageDigest]));
+  const digestOf = new Map(images.map(({ name, image }) => [name, image?.split("@")[1]]));
   const moved = ({ lifecycle, ...container }: Container): Container => {
     const digest = digestOf.get(container.name);
     const { postStart: _done, ...hooks } = lifecycle ?? {};

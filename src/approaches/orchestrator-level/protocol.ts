@@ -1,19 +1,16 @@
 /** What crosses between the parts of the orchestrator-level approach, validated where it comes in. */
 import { type Static, Type } from "typebox";
 import type { ErrorCode } from "../../errors.ts";
+import { Launch } from "../../checkpoint/bundle.ts";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, Digest, type Measures, measures } from "../protocol.ts";
+import { Bytes, closed, DataTarget, Label, type Measures, measures } from "../protocol.ts";
 
-/** RFC 1123 label, as Kubernetes names containers and volumes. */
-const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
 const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
 const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 const Secret = Type.String({ pattern: "^[0-9a-f]{32}$" });
-/** The node's address, and what proves that its pod is meant. */
-const Token = Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" });
-const Address = Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" });
+const ImageByDigest = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,511}@sha256:[0-9a-f]{64}$" });
 const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
 
 /** A pod as its API object names it: enough to find it on its node. */
@@ -69,56 +66,41 @@ export const PodOnNode = Type.Object(
 export type PodOnNode = Static<typeof PodOnNode>;
 
 /** What a node finds out about a pod beforehand. */
-export type Described = Readonly<{ pod: PodOnNode; measures: Measures; refusals: readonly { code: ErrorCode; detail: string }[] }>;
+export type Described = Readonly<{
+  pod: PodOnNode;
+  measures: Measures;
+  /** By the container's name. */
+  launches: Readonly<Record<string, Launch>>;
+  refusals: readonly { code: ErrorCode; detail: string }[];
+}>;
 
 /** All that the destination must know beforehand. `pod` is the manifest of the pod to make; the destination judges it as any user's. */
 export const PodNeed = Type.Object(
   {
     kind: Type.Literal("Pod"),
     pod: Type.Object({
-      metadata: Type.Object({ name: PodReference.properties.name, namespace: Label, uid: Uid }),
+      /** `uid`: the source's, where it is a Pod there. */
+      metadata: Type.Object({ name: PodReference.properties.name, namespace: Label, uid: Type.Optional(Type.String({ maxLength: 64 })) }),
       spec: Type.Object({ containers: Type.Array(Type.Object({ name: Label })) }),
     }),
     /** The node on which it is to run. */
     node: Type.Optional(PodReference.properties.name),
-    /** In the order in which the kubelet starts them; with the image's digest where the source knows it. */
-    containers: Type.Array(Type.Object({ name: Label, imageDigest: Type.Optional(Digest) }, closed), {
+    /** In the order in which the kubelet starts them; with the image by its digest where the source knows that. */
+    containers: Type.Array(Type.Object({ name: Label, image: Type.Optional(ImageByDigest), launch: Launch }, closed), {
       minItems: 1,
       maxItems: 64,
     }),
     volumes: Type.Array(Label, { maxItems: 64 }),
-    /** TCP ports of the pod that Services of the source lead to. */
-    ports: Type.Array(Port, { maxItems: 256 }),
+    /** TCP ports of the pod that clients reach at the source, and how: by a port of its hosts, or the service's own. */
+    ports: Type.Array(Type.Object({ port: Port, published: Port }, closed), { maxItems: 256 }),
     ...measures,
   },
   closed,
 );
 export type PodNeed = Static<typeof PodNeed>;
 
-/** What the destination answers once its Pod has a node. */
-export type CreateAnswer = Readonly<{
-  /** Names the node, for whichever interface gets the data connection. */
-  token: string;
-  /** Ports of the destination's interfaces, all nodes alike. */
-  dataPort: number;
-}>;
-
-/** What the destination answers once it owns the service: the Pod, if it is still there. */
-export type CommitAnswer = Readonly<{ pod: Pod | null }>;
-
-/** What the destination answers once its Pod waits for the memory. */
-export type ArmAnswer = Readonly<{
-  /** How the pod's ports can be reached at the destination from outside: at any of its nodes. */
-  nodePorts: Readonly<Record<string, number>>;
-  /** A node's address. */
-  address: string;
-  /** The pod's own, which is reachable from within its cluster alone. */
-  podAddress: string;
-}>;
-
-/** Where a source's interface sends to. */
-export const DataTarget = Type.Object({ site: Type.String({ pattern: siteNamePattern }), address: Address, token: Token }, closed);
-export type DataTarget = Static<typeof DataTarget>;
+/** What the destination answers once it owns the service: the Pod, if it made one and that is still there. */
+export type CommitAnswer = Readonly<{ pod?: Pod | null }>;
 
 /** How a node leads clients of a Service to the destination. */
 export const NodeForwarding = Type.Object(
@@ -156,23 +138,12 @@ export const ArrivingPod = Type.Object(
     peer: Type.String({ pattern: siteNamePattern }),
     secret: Secret,
     containers: Type.Array(Label, { minItems: 1, maxItems: 64 }),
+    /** By the container's name: what its dump wants mounted. */
+    mounts: Type.Record(Label, Launch.properties.mounts),
+    /** In the order of the need's list. */
     volumes: Type.Array(Label, { maxItems: 64 }),
     memoryBytes: Bytes,
   },
   closed,
 );
 export type ArrivingPod = Static<typeof ArrivingPod>;
-
-/** What a stream of the data connection carries. */
-export const PodStream = Type.Union([
-  Type.Object(
-    {
-      kind: Type.Literal("tree"),
-      tree: Type.String({ pattern: "^(shm|changes:[a-z0-9-]{1,63}|volume:[a-z0-9-]{1,63})$" }),
-      deleted: Type.Array(Type.String()),
-    },
-    closed,
-  ),
-  Type.Object({ kind: Type.Literal("log"), container: Label }, closed),
-]);
-export type PodStream = Static<typeof PodStream>;

@@ -4,6 +4,7 @@ import path from "node:path";
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
+import { openDataConnection } from "../../approaches/data-connection.ts";
 import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
 import { createOutgoing, type SourceFacts } from "../../approaches/container-level/outgoing.ts";
 import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/protocol.ts";
@@ -187,6 +188,7 @@ export function createHostCoordinator({
           database.update(id, { memoryBytes: described.need.memoryBytes });
           return { container, need: described.need, shm: described.shm };
         },
+        openData: (target, signal) => openDataConnection(trust, target, { migrationId: id, signal }),
         peerHost: () => parseAddress(peerOf(destination).addresses[0] ?? "").host,
         takeSlot,
         facts: {

@@ -1,26 +1,29 @@
 /** The destination's half behind HTTP: what a paired site may ask, and nothing more. */
-import { type TSchema, Type } from "typebox";
+import { Type } from "typebox";
+import { ServiceNeed } from "../../approaches/need.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import { MigrationId } from "./schema.ts";
 
 const params = Type.Object({ id: MigrationId }, { additionalProperties: false });
 type ById = { Params: { id: string } };
 
-/** The destination's half of whatever kind of service; what it is asked for has been validated by the need's schema. */
-export type Arrivals<Need> = Readonly<{
-  check(need: Need, signal: AbortSignal): Promise<unknown>;
-  reserve(id: string, peer: string, need: Need): Promise<unknown>;
+/** The destination's half of whatever kind of site; what it is asked for has been validated. */
+export type Arrivals = Readonly<{
+  check(need: ServiceNeed, signal: AbortSignal): Promise<unknown>;
+  reserve(id: string, peer: string, need: ServiceNeed): Promise<unknown>;
   /** Named as in the path: `POST /peer/migrations/:id/NAME`. */
   actions: Readonly<Record<string, (id: string, peer: string) => Promise<unknown>>>;
   destroy(id: string, peer: string): Promise<unknown>;
   state(id: string, peer: string): Promise<string> | string;
 }>;
 
-export function registerPeerRoutes<Need>(app: PeerApp, { arrivals, need }: { arrivals: Arrivals<Need>; need: TSchema }): void {
+export function registerPeerRoutes(app: PeerApp, arrivals: Arrivals): void {
   const peerOf = (request: { peer: string | undefined }) => request.peer ?? ""; // the server lets nobody through without one
-  app.post("/peer/check", { schema: { body: need } }, (request) => arrivals.check(request.body as Need, AbortSignal.timeout(120_000)));
-  app.put<ById>("/peer/migrations/:id", { schema: { params, body: need } }, (request) =>
-    arrivals.reserve(request.params.id, peerOf(request), request.body as Need),
+  app.post("/peer/check", { schema: { body: ServiceNeed } }, (request) =>
+    arrivals.check(request.body as ServiceNeed, AbortSignal.timeout(120_000)),
+  );
+  app.put<ById>("/peer/migrations/:id", { schema: { params, body: ServiceNeed } }, (request) =>
+    arrivals.reserve(request.params.id, peerOf(request), request.body as ServiceNeed),
   );
   app.get<ById>("/peer/migrations/:id", { schema: { params } }, async (request) => ({
     state: await arrivals.state(request.params.id, peerOf(request)),

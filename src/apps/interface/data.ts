@@ -1,14 +1,11 @@
 /** Data connections of other sites: taken, or passed on to the node which the token names. */
 import type { TLSSocket } from "node:tls";
+import { peerHeader, tokenHeader } from "../../approaches/data-connection.ts";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
 import { UmsError } from "../../errors.ts";
 import type { DataConnection } from "../../server/peer-server.ts";
 import { createSelfClient } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
-
-export const tokenHeader = "ums-token";
-/** Set by an interface that passes a connection on: who opened it. Believed from this very site alone. */
-export const peerHeader = "ums-peer";
 
 /** @param options.address of this node, as tokens name it */
 export async function takeData(

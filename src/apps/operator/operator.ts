@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
+import { dataTarget } from "../../approaches/protocol.ts";
 import { createOutgoingPod, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
@@ -22,7 +23,7 @@ import {
 } from "../../platforms/kubernetes/migration.ts";
 import { interfacePort } from "../../cluster-settings.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
-import { formatAddress, parseAddress } from "../../trust/address.ts";
+import { parseAddress } from "../../trust/address.ts";
 import { createForwardings } from "./forwardings.ts";
 import { createPeerClient, createSelfClient, type PeerClient } from "../../trust/peer-client.ts";
 import type { Peer, Trust } from "../../trust/trust.ts";
@@ -140,6 +141,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     const { namespace = "default" } = object.metadata;
     const site = siteOf(object.spec.destination);
     const isOwnSite = site.name === trust.siteName;
+    const peerHost = () => parseAddress(site.addresses[0] ?? "").host;
     const plan = { id, service: object.spec.pod, destination: site.name };
     const report = createReport(() => performance.now());
     const bound = createOutgoingPod(plan, {
@@ -150,10 +152,9 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       nodes: async () => interfaces.all(),
       wanted: { name: object.spec.rename, node: object.spec.node },
       isOwnSite,
-      dataAddress: ({ token, dataPort }) =>
-        isOwnSite
-          ? formatAddress({ host: token.split("/")[0] ?? "", port: interfacePort })
-          : formatAddress({ host: parseAddress(site.addresses[0] ?? "").host, port: dataPort }),
+      peerHost,
+      // Within the cluster the node itself is called: behind the port of every node there may be another one.
+      dataTarget: (created) => dataTarget(created, { site: site.name, host: peerHost(), ...(isOwnSite ? { ownPort: interfacePort } : {}) }),
       takeSlot: async () => forwardings.takeSlot(object.metadata.uid ?? ""),
       arrived: ({ metadata, ...pod }) => {
         // Long, and nobody's business but the API server's.

@@ -207,17 +207,14 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       if (given !== undefined && !image.names.includes(given)) await cli(["untag", image.id, given], signal);
     },
 
-    async pullImage(image, signal) {
-      for (const name of image.digests.filter((digest) => !digest.startsWith("localhost/"))) {
-        const { failed } = await execa("podman", ["pull", "--quiet", name], {
-          reject: false,
-          stdin: "ignore",
-          timeout: imageTimeoutMs,
-          ...(signal ? { cancelSignal: signal } : {}),
-        });
-        if (!failed && (await engine.findImage(image.id, signal))) return true;
-      }
-      return false;
+    async pullImage(reference, signal) {
+      const { failed, stdout } = await execa("podman", ["pull", "--quiet", reference], {
+        reject: false,
+        stdin: "ignore",
+        timeout: imageTimeoutMs,
+        ...(signal ? { cancelSignal: signal } : {}),
+      });
+      return failed ? undefined : await engine.findImage(stdout.trim(), signal);
     },
 
     async removeImage(id) {

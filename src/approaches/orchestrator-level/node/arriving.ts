@@ -10,7 +10,7 @@ import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { Value } from "typebox/value";
-import { forgetCachedFiles, resolveLinks } from "../../../checkpoint/bundle.ts";
+import { forgetCachedFiles, prepareBundle } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
 import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, restoreOutcome, waitForShim } from "../../../checkpoint/shim.ts";
@@ -21,8 +21,8 @@ import { receive, type Sink } from "../../../transfer/channel.ts";
 import { imageSlackBytes, makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
 import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
-import type { PeerState } from "../../protocol.ts";
-import { type ArrivingPod, PodStream } from "../protocol.ts";
+import { type PeerState, StreamContent } from "../../protocol.ts";
+import type { ArrivingPod } from "../protocol.ts";
 import { emptyDirectory } from "./leaving.ts";
 
 export type ArrivingParts = Readonly<{
@@ -106,25 +106,25 @@ export function createArriving(parts: ArrivingParts): Arriving {
     const [first = ""] = pod.containers;
     const waiting = AbortSignal.any([signal, arrival.cancelled.signal]);
     const bundle = await waitForShim(restoreOf(id, first), { timeoutMs, signal: waiting });
-    const oci = await resolveLinks(bundle);
+    const oci = await prepareBundle(bundle, pod.mounts[first] ?? []);
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
     if (namespace === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
     await holdNamespace(namespace);
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) places.set("shm", shm);
-    for (const volume of pod.volumes) {
+    for (const [at, volume] of pod.volumes.entries()) {
       const directory = emptyDirectory(pod.uid, volume);
-      if (await isTmpfs(directory)) places.set(`volume:${volume}`, directory);
+      if (await isTmpfs(directory)) places.set(`volume:${at}`, directory);
     }
     arrival.state = "armed";
     return { podAddress: await addressIn(namespace) };
   }
 
   async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
-    const { id } = arrival;
+    const { id, pod } = arrival;
     const name = restoreOf(id, container);
     const bundle = await waitForShim(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
-    const oci = await resolveLinks(bundle);
+    const oci = await prepareBundle(bundle, pod.mounts[container] ?? []);
     const rootfs = path.resolve(bundle, oci.root.path);
     const changes = await changesOf(rootfs);
     if (changes === undefined) throw new UmsError("STORAGE_DRIVER", `The root of container ${container} is no overlay on this node.`);
@@ -154,21 +154,21 @@ export function createArriving(parts: ArrivingParts): Arriving {
     const { id, pod, memory, places } = arrival;
     arrival.state = "restoring";
     memory.close();
-    for (const volume of pod.volumes) {
-      const tree = `volume:${volume}`;
+    for (const [at, volume] of pod.volumes.entries()) {
+      const tree = `volume:${at}`;
       if (places.has(tree)) continue;
       await moveInto(stagedAt(id, tree), emptyDirectory(pod.uid, volume));
     }
     // The kubelet starts a container only when the one before has started; those that run already wait for the rest.
-    const alone = pod.containers.length === 1;
+    const several = pod.containers.length > 1;
     for (const container of pod.containers) {
       await restoreContainer(arrival, container);
-      if (alone) continue;
+      if (!several) continue;
       for (const { freezer } of await tasksOfPod(pod.uid)) await setFrozen(freezer, true);
     }
     const tasks = await tasksOfPod(pod.uid);
     if (tasks.length !== pod.containers.length) throw new UmsError("RESTORE_FAILED", "A restored container has ended at once.");
-    if (!alone) await Promise.all(tasks.map(({ freezer }) => setFrozen(freezer, false)));
+    if (several) await Promise.all(tasks.map(({ freezer }) => setFrozen(freezer, false)));
     arrival.state = "restored";
   }
 
@@ -203,8 +203,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
       }
       const imageDirectory = await makeImageDirectory(parts.imageDirectories, id, pod.memoryBytes);
       for (const container of pod.containers) {
-        const directory = path.join(imageDirectory, container);
-        await mkdir(directory, { mode: 0o700 });
+        const directory = alone(pod) === undefined ? path.join(imageDirectory, container) : imageDirectory;
+        await mkdir(directory, { recursive: true, mode: 0o700 });
         await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory, podUid: pod.uid });
       }
       arrivals.set(id, {
@@ -273,7 +273,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
             arrival.memory.write(part, chunk);
           },
           open(what) {
-            if (!Value.Check(PodStream, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
+            if (!Value.Check(StreamContent, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
             return sinkFor(arrival, what);
           },
           async flushed() {
@@ -298,18 +298,30 @@ export function createArriving(parts: ArrivingParts): Arriving {
     },
   };
 
-  function sinkFor({ id, pod, places }: Arrival, content: PodStream): Sink {
+  function sinkFor({ id, pod, places }: Arrival, content: StreamContent): Sink {
+    const noPlace = new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
+    if (content.kind === "image") throw noPlace; // the kubelet pulls it
     if (content.kind === "log") {
-      if (!pod.containers.includes(content.container)) throw new UmsError("BAD_REQUEST", `The pod has no container ${content.container}.`);
-      return fileSink(stagedLog(id, content.container), "a");
+      const container = content.container ?? alone(pod);
+      if (container === undefined || !pod.containers.includes(container)) throw noPlace;
+      return fileSink(stagedLog(id, container), "a");
     }
-    const { tree, deleted } = content;
-    const [kind, name = ""] = tree.split(":");
-    const ours = kind === "changes" ? pod.containers.includes(name) : kind === "volume" ? pod.volumes.includes(name) : places.has("shm");
-    if (!ours) throw new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
+    const { deleted } = content;
+    const tree = content.tree === "changes" ? `changes:${alone(pod)}` : content.tree;
+    const [kind, which = ""] = tree.split(":");
+    const ours =
+      kind === "changes"
+        ? pod.containers.includes(which)
+        : kind === "volume"
+          ? pod.volumes[Number(which)] !== undefined
+          : places.has("shm");
+    if (!ours) throw noPlace;
     return unpack(places.get(tree) ?? made(stagedAt(id, tree)), deleted);
   }
 }
+
+/** The pod's only container, which nothing that is sent names then. */
+const alone = ({ containers: [first, ...others] }: ArrivingPod) => (others.length === 0 ? first : undefined);
 
 const byNumber = (a: string, b: string) => parseInt(a, 10) - parseInt(b, 10);
 

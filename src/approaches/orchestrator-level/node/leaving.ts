@@ -6,6 +6,7 @@ import path from "node:path";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { freezerOf, isFrozen, killGroup, memoryBytes, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
@@ -16,7 +17,8 @@ import { holdNamespace, releaseNamespace, resetConnections } from "../../../traf
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { byKind, createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
-import type { DataTarget, Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
+import type { DataTarget } from "../../protocol.ts";
+import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 
 export type LeavingParts = Readonly<{
   tools: Tools;
@@ -86,10 +88,18 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
   const trees = (pod: PodOnNode) =>
     byKind([
-      ...pod.containers.map(({ name, changesDirectory }) => ({ tree: `changes:${name}`, root: changesDirectory })),
-      ...pod.volumes.map(({ name, directory }) => ({ tree: `volume:${name}`, root: directory })),
+      ...pod.containers.map(({ name, changesDirectory }) => ({
+        tree: isAlone(pod) ? "changes" : `changes:${name}`,
+        root: changesDirectory,
+      })),
+      ...pod.volumes.map(({ directory }, at) => ({ tree: `volume:${at}`, root: directory })),
       ...(pod.shm === undefined ? [] : [{ tree: "shm", root: pod.shm }]),
     ]);
+
+  async function sendLogs(id: string, pod: PodOnNode, data: Sender): Promise<void> {
+    for (const { name, logPath } of pod.containers)
+      await sessionOf(id).files.log(data, { kind: "log", ...(isAlone(pod) ? {} : { container: name }) }, logPath);
+  }
 
   async function roomFor(id: string, pod: PodOnNode): Promise<string> {
     const sizes = await Promise.all(pod.containers.map(({ freezer }) => memoryIn(freezer)));
@@ -152,10 +162,10 @@ export function createLeaving(parts: LeavingParts): Leaving {
           const task = await findTask(id);
           if (!task) throw new UmsError("RUNTIME_NOT_RUNC", `Container ${name} has no task of runc on this node.`);
           const logPath = path.join("/var/log/pods", `${reference.namespace}_${reference.name}_${reference.uid}`, name, `${restarts}.log`);
-          const { pid, runcRoot, freezer, changesDirectory, shm, network } = task;
+          const { pid, bundle, runcRoot, freezer, changesDirectory, shm, network } = task;
           if (changesDirectory === undefined)
             throw new UmsError("STORAGE_DRIVER", `The root of container ${name} is no overlay: its files can't be told from the image's.`);
-          return { name, id, pid, runcRoot, freezer, changesDirectory, logPath, shm, network };
+          return { name, id, pid, bundle, runcRoot, freezer, changesDirectory, logPath, shm, network };
         }),
       );
       const shm = containers.find((each) => each.shm !== undefined)?.shm;
@@ -164,7 +174,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       const pod: PodOnNode = {
         uid: reference.uid,
         network,
-        containers: containers.map(({ shm: _shm, network: _network, ...container }) => container),
+        containers: containers.map(({ shm: _shm, network: _network, bundle: _bundle, ...container }) => container),
         volumes: reference.volumes.map((name) => ({ name, directory: emptyDirectory(reference.uid, name) })),
         ...(shm === undefined ? {} : { shm }),
       };
@@ -173,12 +183,13 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...pod.volumes.map(({ directory }) => directory),
         ...(shm === undefined ? [] : [shm]),
       ];
-      const [memory, fileBytes, machine, uids, held] = await Promise.all([
+      const [memory, fileBytes, machine, uids, held, launches] = await Promise.all([
         Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
         diskUsage(directories, signal),
         machineMeasures(),
         Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
         Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
+        Promise.all(containers.map(async ({ name, bundle }) => [name, await readLaunch(bundle)] as const)),
       ]);
       const refusals = held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
         ...ioUring.map((detail) => ({ code: "IO_URING" as const, detail })),
@@ -191,15 +202,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...machine,
         uids: [...new Set(uids.flat())].toSorted((a, b) => a - b),
       };
-      return { pod, measures, refusals };
+      return { pod, measures, launches: Object.fromEntries(launches), refusals };
     },
 
     async preCopy(id, { pod, target }, signal) {
       const data = await connect(id, target, signal);
-      const { files } = sessionOf(id);
-      for (const { name, logPath } of pod.containers) await files.log(data, { kind: "log", container: name }, logPath);
+      await sendLogs(id, pod, data);
       const { early } = await trees(pod);
-      await files.live(data, early, { flushMs: limits.transferMs, signal });
+      await sessionOf(id).files.live(data, early, { flushMs: limits.transferMs, signal });
     },
 
     async prepare(id, { pod }) {
@@ -267,6 +277,9 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
   };
 }
+
+/** Then nothing that is sent names its container: see StreamContent. */
+const isAlone = ({ containers }: PodOnNode) => containers.length === 1;
 
 /**
  * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A

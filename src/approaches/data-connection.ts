@@ -1,0 +1,23 @@
+/** The connection over which a service's memory and files go, as the source opens it. */
+import type { TLSSocket } from "node:tls";
+import { createPeerClient, createPeerInterfaceClient, createSelfClient } from "../trust/peer-client.ts";
+import type { Trust } from "../trust/trust.ts";
+import type { DataTarget } from "./protocol.ts";
+
+/** Tells an interface which node and pod are meant. */
+export const tokenHeader = "ums-token";
+
+/** Who opened it, where a part of this very site passes it on, or opens it. Believed from such a part alone. */
+export const peerHeader = "ums-peer";
+
+export function openDataConnection(
+  trust: Trust,
+  { site, node }: DataTarget,
+  { migrationId, signal }: { migrationId: string; signal: AbortSignal },
+): Promise<TLSSocket> {
+  if (!node) return createPeerClient(trust, site).openData({ migrationId, signal });
+  const headers = { [tokenHeader]: node.token };
+  if (site !== trust.siteName) return createPeerInterfaceClient(trust, site, node.address).openData({ migrationId, signal, headers });
+  const client = createSelfClient(trust, { who: `The interface at ${node.address}`, address: node.address });
+  return client.openData({ migrationId, signal, headers: { ...headers, [peerHeader]: site } });
+}

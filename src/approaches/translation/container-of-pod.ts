@@ -1,0 +1,200 @@
+/** A Pod as the container that a host makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
+import type { Image } from "../../container-engines/engine.ts";
+import type { ContainerSpec, PortMapping } from "../../container-engines/spec.ts";
+import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import { serviceNamePattern } from "../../names.ts";
+import type { ContainerNeed } from "../container-level/protocol.ts";
+import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import { type Refusal, refusalsOf } from "./refusals.ts";
+
+/** On a container that was a Pod: that Pod's manifest, by which it is the same Pod again in a cluster. */
+export const podAnnotation = "ums.dev/pod";
+
+type PodSpec = NonNullable<Pod["spec"]>;
+type PodContainer = PodSpec["containers"][number];
+type Volume = NonNullable<PodSpec["volumes"]>[number];
+
+/** Where the API server mounts a token into a pod that asked for none. */
+const tokenDirectory = "/var/run/secrets/kubernetes.io/serviceaccount";
+/** A pod's /dev/shm, which the kubelet's runtime makes. */
+const shmBytes = 64 << 20;
+const restartPolicies: Readonly<Record<string, string>> = { Always: "always", OnFailure: "on-failure", Never: "no" };
+
+/** Stands for an image that this host has not pulled yet. */
+const missingImage: Image = { id: "0".repeat(64), names: [], digests: [], layers: [], sizeBytes: 0, format: "oci" };
+
+/**
+ * @param image the pod's image as this host has it; undefined: not yet
+ * @returns what the host is to make, and why it can't where there are refusals
+ */
+export function containerOfPod(asked: PodNeed, image: Image | undefined): { need: ContainerNeed; refusals: Refusal[] } {
+  const { kind: _kind, pod: wire, containers, volumes, ports, ...measures } = asked;
+  const pod = wire as Pod;
+  const { metadata = {}, spec } = pod;
+  const name = metadata.name ?? "";
+  const [running] = containers;
+  const container = [...(spec?.containers ?? []), ...(spec?.initContainers ?? [])].find((each) => each.name === running?.name);
+  if (!spec || !running || !container) throw new Error("The pod has no containers.");
+  const { launch, image: reference } = running;
+  const { HOSTNAME: _pods, ...env } = launch.env;
+  const { digests, ...known } = image ?? missingImage;
+  const volumeName = (volume: string) => `${name}-${volume}`;
+  const need: ContainerNeed = {
+    kind: "Container",
+    spec: {
+      name,
+      imageId: known.id,
+      imageName: reference ?? container.image ?? known.id,
+      entrypoint: launch.args,
+      command: [],
+      env: { ...env, container: "podman" }, // Podman's own
+      user: `${launch.uid}:${launch.gid}`,
+      groups: launch.groups.map(String).toSorted(),
+      workDirectory: launch.workDirectory,
+      labels: metadata.labels ?? {},
+      annotations: { ...metadata.annotations, [podAnnotation]: JSON.stringify(kept(pod)) },
+      hostname: spec.hostname ?? name,
+      ports: portsOf(container, ports),
+      volumes: (container.volumeMounts ?? [])
+        .filter((mount) => volumes.includes(mount.name))
+        .map((mount) => ({
+          name: volumeName(mount.name),
+          destination: mount.mountPath,
+          options: [],
+          readOnly: mount.readOnly ?? false,
+        })),
+      binds: [],
+      tmpfs: {},
+      shmBytes,
+      restartPolicy: { name: restartPolicies[spec.restartPolicy ?? "Always"] ?? "no", retries: 0 },
+      stopSignal: 15,
+      stopTimeoutS: spec.terminationGracePeriodSeconds ?? 30,
+      limits: limitsOf(launch.limits),
+      oomScoreAdj: 0,
+      ulimits: [],
+      ...securityOf(container),
+      init: false,
+      dns: { servers: [], search: [], options: [] },
+      extraHosts: (spec.hostAliases ?? []).flatMap(({ ip, hostnames = [] }) => hostnames.map((each) => `${each}:${ip}`)),
+      sysctls: Object.fromEntries((spec.securityContext?.sysctls ?? []).map((each) => [each.name, each.value])),
+      log: { driver: "k8s-file", size: "0B", tag: "" },
+      timezone: "",
+      umask: "0022",
+      networks: { podman: { aliases: [] } },
+    },
+    image: { ...known, names: [...known.names], layers: [...known.layers], digests: reference === undefined ? [...digests] : [reference] },
+    volumes: volumes.map((volume) => ({ name: volumeName(volume), labels: {} })),
+    launch,
+    ...measures,
+  };
+  return { need, refusals: refusals(asked, { spec, container, image }) };
+}
+
+/** What of the pod another cluster would make again. */
+function kept({ metadata = {}, spec }: Pod): Pod {
+  const { name, namespace, labels, annotations } = metadata;
+  const own = Object.entries({ name, namespace, labels, annotations }).filter(([, value]) => value !== undefined);
+  return { metadata: Object.fromEntries(own), ...(spec ? { spec } : {}) };
+}
+
+/** What leads to the pod from its nodes' ports, or from its Services', leads to it from the host's. */
+function portsOf({ ports: declared = [] }: PodContainer, reached: PodNeed["ports"]): PortMapping[] {
+  const onNode = declared.flatMap(({ containerPort, hostPort, hostIP, protocol = "TCP" }) =>
+    hostPort === undefined
+      ? []
+      : [
+          {
+            hostIp: hostIP ?? "",
+            hostPort,
+            containerPort,
+            protocol: protocol.toLowerCase() as PortMapping["protocol"],
+          },
+        ],
+  );
+  const byService = reached.map(({ port, published }) => ({
+    hostIp: "",
+    hostPort: published,
+    containerPort: port,
+    protocol: "tcp" as const,
+  }));
+  const byHostPort = new Map([...byService, ...onNode].map((port) => [`${port.hostPort}/${port.protocol}`, port]));
+  return [...byHostPort.values()].toSorted((a, b) => a.hostPort - b.hostPort || (a.protocol < b.protocol ? -1 : 1));
+}
+
+/** What the kubelet gives a container that asks for no CPU time: a host would take it for a limit. */
+const noCpuShares = 2;
+
+const limitsOf = ({ memoryBytes, cpuShares, cpuPeriodUs, cpuQuotaUs }: PodNeed["containers"][number]["launch"]["limits"]) => ({
+  memoryBytes,
+  memorySwapBytes: 0,
+  memoryReservationBytes: 0,
+  memorySwappiness: -1,
+  oomKillDisable: false,
+  cpuShares: cpuShares > noCpuShares ? cpuShares : 0,
+  cpuPeriod: cpuQuotaUs > 0 ? cpuPeriodUs : 0,
+  cpuQuota: cpuQuotaUs,
+  cpusetCpus: "",
+  cpusetMems: "",
+  pids: 0,
+  blkioWeight: 0,
+});
+
+function securityOf({ securityContext = {} }: PodContainer): Pick<ContainerSpec, "capAdd" | "capDrop" | "securityOptions" | "readOnly"> {
+  const { capabilities = {}, allowPrivilegeEscalation, seccompProfile, readOnlyRootFilesystem = false } = securityContext;
+  const named = (names: readonly string[] = []) => names.map((each) => (each === "ALL" ? each : `CAP_${each}`)).toSorted();
+  return {
+    capAdd: named(capabilities.add),
+    capDrop: named(capabilities.drop),
+    securityOptions: [
+      ...(allowPrivilegeEscalation === false ? ["no-new-privileges"] : []),
+      ...(seccompProfile?.type === "Unconfined" ? ["seccomp=unconfined"] : []),
+    ],
+    readOnly: readOnlyRootFilesystem,
+  };
+}
+
+function refusals(
+  { pod, containers, volumes }: PodNeed,
+  { spec, container, image }: { spec: PodSpec; container: PodContainer; image: Image | undefined },
+): Refusal[] {
+  const { name } = pod.metadata;
+  const { securityContext = {}, volumeMounts = [], lifecycle } = container;
+  const isMounted = (volume: string) => volumeMounts.some((mount) => mount.name === volume);
+  const seccomp = [securityContext.seccompProfile?.type, spec.securityContext?.seccompProfile?.type];
+  return [
+    ...refusalsOf("SEVERAL_CONTAINERS", [[containers.length > 1, `The pod runs ${containers.map((each) => each.name).join(", ")}.`]]),
+    ...refusalsOf("NAME_UNUSABLE", [[!new RegExp(serviceNamePattern).test(name), `No container can be called ${name}.`]]),
+    ...refusalsOf("IMAGE_NOT_IN_REGISTRY", [
+      [!image && containers[0]?.image === undefined, `The pod's node knows no registry that has ${container.image ?? "its image"}.`],
+    ]),
+    ...refusalsOf("NOT_ON_A_HOST", [
+      ...(spec.volumes ?? []).map((volume) => [!isMovable(volume, container), `Volume ${volume.name} is ${kindOf(volume)}.`] as const),
+      ...volumes.map((volume) => [!isMounted(volume), `Volume ${volume} is mounted by no container that runs.`] as const),
+      ...volumeMounts.map(
+        ({ mountPath, subPath, subPathExpr, mountPropagation = "None" }) =>
+          [
+            subPath !== undefined || subPathExpr !== undefined || mountPropagation !== "None",
+            `A part of a volume, or mounts made in it, appear at ${mountPath}.`,
+          ] as const,
+      ),
+      [securityContext.privileged === true, "The container is privileged."],
+      [securityContext.procMount !== undefined && securityContext.procMount !== "Default", "The container has an unmasked /proc."],
+      [seccomp.includes("Localhost"), "A seccomp profile of the node is set."],
+      [securityContext.seLinuxOptions !== undefined || spec.securityContext?.seLinuxOptions !== undefined, "SELinux options are set."],
+      [lifecycle?.preStop !== undefined, "The container has a preStop hook."],
+      [spec.dnsPolicy === "None" || spec.dnsConfig !== undefined, "The pod has a DNS configuration of its own."],
+    ]),
+  ];
+}
+
+const kindOf = (volume: Volume) => {
+  if (volume.emptyDir?.medium === "Memory") return "an emptyDir in memory";
+  return Object.keys(volume).find((key) => key !== "name") ?? "an emptyDir";
+};
+
+/** A token that the pod didn't ask for stays behind: no host's service is known to a cluster. */
+function isMovable(volume: Volume, { volumeMounts = [] }: PodContainer): boolean {
+  const kind = kindOf(volume);
+  if (kind === "projected") return volumeMounts.some(({ name, mountPath }) => name === volume.name && mountPath === tokenDirectory);
+  return kind === "emptyDir" || kind === "an emptyDir";
+}
