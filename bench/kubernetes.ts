@@ -9,7 +9,7 @@ import { createClusterSites } from "../e2e/cluster-sites.ts";
 import { redisImage } from "../e2e/redis-pod.ts";
 import { createSites } from "../e2e/sites.ts";
 import { setUp } from "../setup/setup.ts";
-import { byKubelet, byUms } from "./cluster-subjects.ts";
+import { byKubelet, byUms, prepareKubelet } from "./cluster-subjects.ts";
 import { printSteps, publish, type Result } from "./result.ts";
 import { type Measured, subjects as hostSubjects } from "./subjects.ts";
 
@@ -23,6 +23,7 @@ const { values } = parseArgs({
 
 await setUp();
 await using clusters = await createClusterSites({ images: [await redisImage()] });
+await prepareKubelet(clusters);
 await using hosts = await createSites();
 const subjects: Readonly<Record<string, (memoryMiB: number) => Promise<Measured>>> = {
   ums: (memoryMiB) => byUms(clusters, memoryMiB),

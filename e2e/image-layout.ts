@@ -1,7 +1,7 @@
 /** Packs directories as OCI image layouts (image-spec 1.0), the same bytes each time. */
 import { createHash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
-import { copyFile, link, mkdir, rename, writeFile } from "node:fs/promises";
+import { copyFile, cp, link, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { execa } from "execa";
@@ -71,6 +71,24 @@ export async function packImage({ name, layers, entrypoint, command, work, targe
   const entry = { mediaType: "application/vnd.oci.image.manifest.v1+json", ...manifest };
   await writeFile(join(layout, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
   await rename(layout, join(target, name));
+}
+
+/** The same image with annotations on its manifest, so that its digest is another. @param target must not be there yet */
+export async function annotateImage(
+  layout: string,
+  { target, annotations }: { target: string; annotations: Readonly<Record<string, string>> },
+): Promise<void> {
+  await cp(layout, target, { recursive: true });
+  const blob = (digest: string) => join(target, "blobs", digest.replace(":", "/"));
+  const index = JSON.parse(await readFile(join(target, "index.json"), "utf8")) as { manifests: { digest: string; size: number }[] };
+  for (const entry of index.manifests) {
+    const manifest = JSON.parse(await readFile(blob(entry.digest), "utf8")) as object;
+    const text = JSON.stringify({ ...manifest, annotations });
+    entry.digest = `sha256:${createHash("sha256").update(text).digest("hex")}`;
+    entry.size = Buffer.byteLength(text);
+    await writeFile(blob(entry.digest), text);
+  }
+  await writeFile(join(target, "index.json"), JSON.stringify(index));
 }
 
 async function digestOf(file: string): Promise<string> {

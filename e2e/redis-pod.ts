@@ -5,10 +5,7 @@ import { imageLayout } from "./images.ts";
 
 export const redisNodePort = 30_379;
 const name = "redis";
-const repository = "hpcclab/ums-test/redis:7";
-export const redisImageName = `ghcr.io/${repository}`;
-/** The same image, where a node has the registry on its own port 5000. */
-export const localRedis = `localhost:5000/${repository}`;
+export const redisImageName = "ghcr.io/hpcclab/ums-test/redis:7";
 
 /** The image, for the registry of the clusters. */
 export const redisImage = async (): Promise<NamedImage> => ({ reference: redisImageName, layout: await imageLayout("redis") });
