@@ -85,7 +85,7 @@ describe("refused", () => {
       containerNeed({}, { image: { ...imageOnHost, digests: [`localhost/shop@${digest}`] } }),
     ],
     [
-      "HOST_PATH",
+      "BIND_MOUNT",
       "it uses a directory of the host",
       containerNeed({ binds: [{ source: "/srv", destination: "/srv", options: [], readOnly: false }] }),
     ],

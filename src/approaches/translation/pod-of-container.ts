@@ -161,7 +161,7 @@ function refusalsOfSettings({ spec }: ContainerNeed): Refusal[] {
   const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.has(name));
   return [
     ...refusalsOf(
-      "HOST_PATH",
+      "BIND_MOUNT",
       spec.binds.map(({ source, destination }) => [true, `The host's ${source} is mounted at ${destination}.`]),
     ),
     ...refusalsOf("NOT_IN_A_POD", [
