@@ -1,38 +1,224 @@
 /** A service between a cluster and a host, there and back: what moves, and what is refused because the other side has no words for it. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { PlanReport } from "../src/apps/coordinator/schema.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { startClient } from "./client.ts";
 import { type ClusterAndHost, createClusterAndHost } from "./cluster-host.ts";
 import { type ClusterSite, moved } from "./cluster-sites.ts";
+import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
+import { type Inventory, inventoryChanges } from "./hosts.ts";
+import { imageReference } from "./images.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 import type { TestSite } from "./sites.ts";
+
+const image = "ghcr.io/hpcclab/ums-test/redis:7";
 
 let sites: ClusterAndHost;
 let cluster: ClusterSite;
 let host: TestSite;
+let before: Readonly<{ cluster: Traces; host: Inventory }>;
 
 beforeAll(async () => {
   sites = await createClusterAndHost({ images: [await redisImage()] });
   ({ cluster, host } = sites);
+  await podman("pull", "--quiet", image);
+  // What Podman and UMS keep for good after their first time is no trace of a later migration.
+  await podman("run", "--detach", "--name=first", "--volume=first:/data", image, "sleep", "infinity");
+  await moved(host, cluster, "first");
+  await moved(cluster, host, "first");
+  await podman("rm", "--force", "--time=0", "first");
+  await podman("volume", "rm", "first");
+  for (const { migration } of await cluster.json<{ migration: string }[]>(["release"])) await cluster.ums(["release", migration]);
+  before = { cluster: await tracesIn(cluster), host: await host.host.inventory() };
 });
-afterAll(async () => {
-  if (process.env.UMS_DEBUG) console.log(host.serve().output().split("\n").slice(-60).join("\n"));
-  await sites[Symbol.asyncDispose]();
+afterAll(() => sites[Symbol.asyncDispose]());
+// What a test that failed has left must not fail the next one.
+afterEach(async () => {
+  await podman("rm", "--all", "--force", "--time=0");
+  await podman("volume", "prune", "--force");
+  const own = "app notin (migration-coordinator,migration-operator,ssu-interface)";
+  await kubectl("delete", "pods", `--selector=${own}`, "--grace-period=1");
+  await kubectl("delete", "service/redis", "resourcequota/none", "--ignore-not-found");
 });
 
 const kubectl = async (...args: string[]) => (await cluster.cluster.kubectl(args, { timeoutMs: 130_000 })).stdout;
+const podman = async (...args: string[]) => (await host.host.podman(args)).stdout;
 const podIn = async (name: string) => JSON.parse(await kubectl("get", "pod", name, "--output=json")) as Pod;
+const ready = (name: string) => kubectl("wait", "--for=condition=Ready", `pod/${name}`, "--timeout=60s");
+/** Writes all the time; what was refused before its first write is no matter. */
+async function writingClient(address: string, port: number) {
+  const client = await startClient(sites.wan, { host: address, port });
+  const { failedConnections } = await client.verify();
+  const unharmed = { lostWrites: 0, duplicatedWrites: 0, wrongReplies: 0, failedConnections };
+  return {
+    verify: async () => expect(await client.verify()).toMatchObject(unharmed),
+    stop: async () => expect(await client.stop()).toMatchObject(unharmed),
+  };
+}
 
-test("Redis goes from a cluster to a host and back under a writing client, and is the same Pod again", async () => {
+/** Ends what keeps the clients of services that have moved, and looks whether anything else is left. */
+async function expectNothingLeft(): Promise<void> {
+  for (const site of [cluster, host]) {
+    for (const { migration } of await site.json<{ migration: string }[]>(["release"])) {
+      const { exitCode, stderr } = await site.ums(["release", migration]);
+      expect(exitCode, stderr).toBe(0);
+    }
+  }
+  expect(await tracesSince([cluster], [before.cluster])).toEqual([]);
+  await expect.poll(async () => inventoryChanges(before.host, await host.host.inventory()), { timeout: 20_000 }).toEqual([]);
+}
+
+test("Redis goes from the cluster to the host and back under a writing client, and is the same Pod again", async () => {
   await startRedisPod(cluster, { memoryMiB: 8 });
-  const before = await podIn("redis");
-  const client = await startClient(sites.wan, { host: cluster.cluster.nodes[0].address, port: redisNodePort });
+  const then = await podIn("redis");
+  const client = await writingClient(cluster.cluster.nodes[0].address, redisNodePort);
+
   await moved(cluster, host, "redis");
-  console.log(await client.verify());
+  await client.verify();
+  expect(await podman("exec", "redis", "redis-cli", "dbsize")).not.toBe("0");
+  expect(await podman("port", "redis")).toBe(`6379/tcp -> 0.0.0.0:${redisNodePort}`);
+
   await moved(host, cluster, "redis");
-  const summary = await client.stop();
-  console.log(summary);
-  expect(summary).toMatchObject({ lostWrites: 0, duplicatedWrites: 0, wrongReplies: 0 });
-  expect((await podIn("redis")).metadata?.labels).toEqual(before.metadata?.labels);
+  await ready("redis");
+  await client.stop();
+  const now = await podIn("redis");
+  const { nodeName: _then, ...specThen } = then.spec ?? {};
+  const { nodeName: _now, nodeSelector: _ums, runtimeClassName, ...specNow } = now.spec ?? {};
+  expect(runtimeClassName).toBe("ums");
+  const withoutImages = (containers: NonNullable<Pod["spec"]>["containers"] = []) => containers.map(({ image: _image, ...rest }) => rest);
+  expect({ ...specNow, containers: withoutImages(now.spec?.containers) }).toEqual({
+    ...specThen,
+    containers: withoutImages(then.spec?.containers),
+  });
+  expect(now.metadata).toMatchObject({ labels: then.metadata?.labels, annotations: then.metadata?.annotations });
+  expect(now.metadata?.annotations).not.toHaveProperty("ums.dev/pod");
+  await kubectl("delete", "pod/redis", "service/redis", "--grace-period=1");
+  await expectNothingLeft();
 });
-void describe;
+
+test("a host's Redis with a volume goes into the cluster and back under a writing client, with its files", async () => {
+  const server = ["redis-server", "--save", "", "--protected-mode", "no", "--enable-debug-command", "yes", "--dir", "/data"];
+  const options = [
+    "--publish=7000:6379",
+    "--volume=redis_data:/data",
+    "--memory=256m",
+    "--env=PRICE=$(5) $$",
+    "--user=999:999",
+    "--label=team=shop",
+  ];
+  await podman("run", "--detach", "--name=shop", ...options, image, ...server);
+  await podman("exec", "--user=0", "shop", "sh", "-c", "echo file >/data/file; echo layer >/etc/changed; redis-cli set here stays");
+  const client = await writingClient(host.host.address, 7000);
+
+  await moved(host, cluster, "shop");
+  await client.verify();
+  const { spec, metadata } = await podIn("shop");
+  expect(metadata?.labels).toEqual({ team: "shop" });
+  expect(spec?.containers).toEqual([
+    expect.objectContaining({
+      name: "shop",
+      image: expect.stringMatching(/@sha256:/) as string,
+      resources: expect.objectContaining({ limits: { memory: String(256 << 20) } }) as object,
+      securityContext: expect.objectContaining({ runAsUser: 999, runAsGroup: 999 }) as object,
+    }),
+  ]);
+  await ready("shop");
+  const said = await kubectl("exec", "shop", "--", "sh", "-c", "cat /data/file /etc/changed; redis-cli get here; echo $PRICE");
+  expect(said.split("\n").slice(0, 4)).toEqual(["file", "layer", "stays", "$(5) $$"]);
+
+  await moved(cluster, host, "shop");
+  await client.stop();
+  expect(await podman("port", "shop")).toBe("6379/tcp -> 0.0.0.0:7000");
+  expect(await podman("exec", "shop", "sh", "-c", "cat /data/file /etc/changed; redis-cli get here")).toBe("file\nlayer\nstays");
+  // A fresh start of it is a container like any other.
+  await podman("restart", "--time=0", "shop");
+  expect(await podman("exec", "shop", "cat", "/data/file")).toBe("file");
+  await podman("rm", "--force", "--time=0", "shop");
+  await podman("volume", "rm", "redis_data");
+  await expectNothingLeft();
+});
+
+describe("refused, and nothing is changed", () => {
+  /** What a plan, and the request itself, say. */
+  async function expectRefused({
+    from,
+    to,
+    name,
+    code,
+  }: {
+    from: ClusterSite | TestSite;
+    to: ClusterSite | TestSite;
+    name: string;
+    code: string;
+  }) {
+    const { refusals } = await from.json<PlanReport>(["plan", name, "--to", to.name]);
+    expect(refusals).toContainEqual(expect.objectContaining({ code, site: to.name, cure: expect.stringMatching(/./) as string }));
+    const migration = await from.json<{ phase: string; error?: { code: string } }>(["migrate", name, "--to", to.name]);
+    expect(migration).toMatchObject({ phase: "Failed", error: { code } });
+  }
+
+  const main = { name: "main", image, command: ["sleep", "infinity"] };
+  const pods: readonly [code: string, why: string, spec: object][] = [
+    ["SEVERAL_CONTAINERS", "two containers", { containers: [main, { ...main, name: "second" }] }],
+    [
+      "NOT_ON_A_HOST",
+      "a ConfigMap",
+      {
+        containers: [{ ...main, volumeMounts: [{ name: "map", mountPath: "/map" }] }],
+        volumes: [{ name: "map", configMap: { name: "kube-root-ca.crt" } }],
+      },
+    ],
+    ["NOT_ON_A_HOST", "a preStop hook", { containers: [{ ...main, lifecycle: { preStop: { exec: { command: ["true"] } } } }] }],
+  ];
+  test.each(pods)("%s: a pod with %s", async (code, _why, spec) => {
+    await cluster.apply({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "refused" },
+      spec: { terminationGracePeriodSeconds: 1, ...spec },
+    });
+    await ready("refused");
+    const uid = (await podIn("refused")).metadata?.uid;
+    await expectRefused({ from: cluster, to: host, name: "refused", code });
+    expect((await podIn("refused")).metadata?.uid).toBe(uid);
+    await kubectl("delete", "pod/refused");
+    await expectNothingLeft();
+  });
+
+  const containers: readonly [code: string, why: string, options: readonly string[]][] = [
+    ["NOT_IN_A_POD", "a tmpfs", ["--tmpfs=/scratch"]],
+    ["NOT_IN_A_POD", "a port for its host alone", ["--publish=127.0.0.1:7001:6379"]],
+    ["NOT_IN_A_POD", "an init", ["--init"]],
+  ];
+  test.each(containers)("%s: a container with %s", async (code, _why, options) => {
+    await podman("run", "--detach", "--name=refused", ...options, image, "sleep", "infinity");
+    const id = await podman("inspect", "--format={{.Id}}", "refused");
+    await expectRefused({ from: host, to: cluster, name: "refused", code });
+    expect(await podman("inspect", "--format={{.Id}} {{.State.Status}}", "refused")).toBe(`${id} running`);
+    await podman("rm", "--force", "--time=0", "refused");
+    await expectNothingLeft();
+  });
+
+  test("NAME_UNUSABLE: a container whose name no Pod can have", async () => {
+    await podman("run", "--detach", "--name=Refused_1", image, "sleep", "infinity");
+    await expectRefused({ from: host, to: cluster, name: "Refused_1", code: "NAME_UNUSABLE" });
+    await podman("rm", "--force", "--time=0", "Refused_1");
+    await expectNothingLeft();
+  });
+
+  test("IMAGE_NOT_IN_REGISTRY: a container whose image the host alone has", async () => {
+    await podman("run", "--detach", "--name=local", imageReference("base"), "sleep", "infinity");
+    await expectRefused({ from: host, to: cluster, name: "local", code: "IMAGE_NOT_IN_REGISTRY" });
+    await podman("rm", "--force", "--time=0", "local");
+    await expectNothingLeft();
+  });
+
+  test("POD_REFUSED: what the cluster's own policies don't let in", async () => {
+    await cluster.apply({ apiVersion: "v1", kind: "ResourceQuota", metadata: { name: "none" }, spec: { hard: { pods: "1" } } });
+    await podman("run", "--detach", "--name=refused", image, "sleep", "infinity");
+    await expectRefused({ from: host, to: cluster, name: "refused", code: "POD_REFUSED" });
+    await kubectl("delete", "resourcequota/none");
+    await podman("rm", "--force", "--time=0", "refused");
+    await expectNothingLeft();
+  });
+});

@@ -109,7 +109,10 @@ export function differences(a: ContainerSpec, b: ContainerSpec): string[] {
 export function lacking(wanted: ContainerSpec, got: ContainerSpec): string[] {
   const has = (want: unknown, have: unknown): boolean => {
     if (want === 0 || want === "" || canonical(want) === canonical(have)) return true;
-    if (Array.isArray(want)) return want.length === 0;
+    if (Array.isArray(want)) {
+      const others: readonly unknown[] = Array.isArray(have) ? have : [];
+      return want.length === 0 || (want.length === others.length && want.every((each, at) => has(each, others[at])));
+    }
     if (want === null || typeof want !== "object" || have === null || typeof have !== "object") return false;
     return Object.entries(want).every(([key, value]) => has(value, (have as Record<string, unknown>)[key]));
   };

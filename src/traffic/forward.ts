@@ -49,13 +49,13 @@ const batch = (...commands: string[]) =>
   execa("ip", ["-force", "-batch", "-"], { input: `${commands.join("\n")}\n`, timeout: timeoutMs, reject: false });
 const nft = (rules: string) => execa("nft", ["-f", "-"], { input: rules, timeout: timeoutMs });
 
-/** The forwarding of these ports to a host, by its name or address. */
-export async function forwardingTo(host: string, { slot, ports }: Pick<Forwarding, "slot" | "ports">): Promise<Forwarding> {
+/** The way to a host, by its name or address. */
+export async function wayTo(host: string): Promise<Pick<Forwarding, "to" | "from">> {
   const { address: to } = await lookup(host, { family: 4 });
   const { stdout } = await ip("-json", "route", "get", to);
   const from = (JSON.parse(stdout) as { prefsrc: string }[])[0]?.prefsrc;
   if (from === undefined) throw new UmsError("SITE_UNREACHABLE", `This host has no route to ${to}.`);
-  return { slot, ports, to, from };
+  return { to, from };
 }
 
 /** Makes the place where connections can wait; changes nothing for anybody yet. */

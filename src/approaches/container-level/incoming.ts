@@ -13,7 +13,7 @@ import { criuError, removeImages } from "../../checkpoint/runc.ts";
 import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
-import { differences, lacking } from "../../container-engines/spec.ts";
+import { type ContainerSpec, differences, lacking } from "../../container-engines/spec.ts";
 import { UmsError } from "../../errors.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
@@ -57,13 +57,15 @@ export type IncomingParts = Readonly<{
   leaseMs: number;
   restoreTimeoutMs: number;
   maxIncoming: number;
+  /** The container of this name as it was when it last left this host for that site. */
+  left(service: string, peer: string): ContainerNeed | undefined;
   /** Called when this site owns the ports of a service again: a forwarding of them must go. */
   reclaimPorts(ports: ContainerNeed["spec"]["ports"]): Promise<void>;
   log: { info(details: object, message: string): void; warn(details: object, message: string): void };
 }>;
 
 export type Incoming = Readonly<{
-  check(asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
+  check(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
   reserve(id: string, peer: string, asked: ServiceNeed): Promise<ReserveAnswer>;
   loadImage(id: string, peer: string): Promise<void>;
   create(id: string, peer: string): Promise<CreateAnswer>;
@@ -137,11 +139,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
   };
 
   /** A cluster's pod becomes a container first, if it can be one. */
-  async function understand(asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
+  async function understand(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
     if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, signal) };
     const reference = asked.containers[0]?.image;
     const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
-    const { need, refusals } = containerOfPod(asked, image);
+    const { need, refusals } = containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) });
     if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
     const { checks, imageBytes } = await parts.check(need, signal);
     return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
@@ -287,7 +289,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   lease.unref();
 
   return {
-    check: async (asked, signal) => (await understand(asked, signal)).answer,
+    check: async (peer, asked, signal) => (await understand(peer, asked, signal)).answer,
 
     async reserve(id, peer, asked) {
       if (records.ended(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has ended here.`);
@@ -295,7 +297,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       if (!reservation) {
         if (reservations.size >= parts.maxIncoming)
           throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
-        const { need, answer } = await understand(asked, AbortSignal.timeout(60_000));
+        const { need, answer } = await understand(peer, asked, AbortSignal.timeout(60_000));
         const refused = answer.checks.find(({ ok }) => !ok);
         if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
         records.create({ id, peer, need });
@@ -322,7 +324,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
         const pulled = await pull(image.digests, { isWanted, signal: owned.cancelled.signal });
         if (asked.kind === "Pod") {
           if (!pulled) throw new UmsError("IMAGE_NOT_IN_REGISTRY", `This host could not pull ${image.digests.join(", ")}.`);
-          owned.need = containerOfPod(asked, pulled).need;
+          owned.need = containerOfPod(asked, { image: pulled, left: parts.left(owned.need.spec.name, peer) }).need;
           records.setFact(id, "need", owned.need);
         }
         if (pulled) {
@@ -350,7 +352,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       inTurn(mine(id, peer), async () => {
         const reservation = mine(id, peer);
         if (reservation.containerId !== undefined) return {};
-        const { asked, need } = reservation;
+        const { need } = reservation;
         for (const { name, labels } of need.volumes) {
           if (await engine.findVolume(name)) throw new UmsError("VOLUME_EXISTS", `Volume ${name} exists at the destination.`);
           records.setFact(id, "volumes", [...(records.fact<string[]>(id, "volumes") ?? []), name]);
@@ -371,12 +373,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
         }
         if (twin && twin.runtime !== engine.restoringRuntime)
           throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
-        const { sysctls, imageName } = need.spec;
-        const unlike = !twin
-          ? ["all"]
-          : asked.kind === "Container"
-            ? differences(need.spec, { ...twin.spec, sysctls })
-            : lacking(need.spec, { ...twin.spec, sysctls, imageName }); // it has the image's id; its names here are this host's
+        const unlike = twin ? unlikeness(reservation, twin.spec) : ["all"];
         if (unlike.length > 0) {
           log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
           throw new UmsError(
@@ -512,6 +509,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (content.kind === "tree" && content.tree === "changes" && root !== undefined) reservation.staleRoot = root;
     return content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted);
   }
+}
+
+/** Names of the settings in which the twin is not what it should be. */
+function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need">, twin: ContainerSpec): string[] {
+  const { sysctls, imageName } = spec; // Podman tells the ones of a container that runs; and knows the image by names of its own
+  return asked.kind === "Container" ? differences(spec, { ...twin, sysctls }) : lacking(spec, { ...twin, sysctls, imageName });
 }
 
 async function within(timeoutMs: number, action: Promise<void>): Promise<void> {

@@ -10,12 +10,12 @@ import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
 import {
   type Forwarding,
-  forwardingTo,
   installForwarding,
   letThrough,
   makeWaitingPlace,
-  withdrawForwarding,
   removeWaitingPlace,
+  wayTo,
+  withdrawForwarding,
 } from "../../traffic/forward.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
@@ -121,7 +121,9 @@ export function createOutgoing(
       return toPort === undefined ? [] : [{ ...port, toPort }];
     });
     if (ports.length === 0) return;
-    parts.facts.set({ ...known(), forwarding: await forwardingTo(address, { slot: parts.takeSlot(), ports }) });
+    const way = await wayTo(address);
+    // Taken and noted at once: another migration may want a slot.
+    parts.facts.set({ ...known(), forwarding: { slot: parts.takeSlot(), ports, ...way } });
   }
 
   const source: Source = {

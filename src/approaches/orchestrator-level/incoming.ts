@@ -73,7 +73,7 @@ export type IncomingPodParts = Readonly<{
 }>;
 
 export type IncomingPods = Readonly<{
-  check(asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
+  check(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<CheckAnswer>;
   reserve(id: string, peer: string, asked: ServiceNeed): Promise<object>;
   create(id: string, peer: string): Promise<CreateAnswer>;
   arm(id: string, peer: string): Promise<ArmAnswer>;
@@ -268,7 +268,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   return {
-    check: async (asked, signal) => ({ checks: (await understand(asked, signal)).checks, imageBytes: 0 }),
+    check: async (_peer, asked, signal) => ({ checks: (await understand(asked, signal)).checks, imageBytes: 0 }),
 
     async reserve(id, peer, asked) {
       const record = await records.find(id);

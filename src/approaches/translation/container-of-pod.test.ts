@@ -1,11 +1,15 @@
 import { Value } from "typebox/value";
 import { describe, expect, test } from "vitest";
 import { ContainerNeed } from "../container-level/protocol.ts";
-import { containerOfPod, podAnnotation } from "./container-of-pod.ts";
-import { digest, imageOnHost, launch, podNeed } from "./needs-for-tests.ts";
+import { containerOfPod } from "./container-of-pod.ts";
+import { podAnnotation } from "./kept.ts";
+import { containerNeed, digest, imageOnHost, launch, podNeed } from "./needs-for-tests.ts";
+import { podOfContainer } from "./pod-of-container.ts";
+
+const known = { image: imageOnHost, left: undefined };
 
 test("a Pod becomes a container that starts as it did, is reached by its Services' node ports, and remembers what it was", () => {
-  const { need, refusals } = containerOfPod(podNeed(), imageOnHost);
+  const { need, refusals } = containerOfPod(podNeed(), known);
   expect(refusals).toEqual([]);
   expect(Value.Errors(ContainerNeed, need)).toEqual([]);
   expect(need.spec).toMatchObject({
@@ -30,8 +34,26 @@ test("a Pod becomes a container that starts as it did, is reached by its Service
   expect(kept).not.toHaveProperty("metadata.uid");
 });
 
+test("a Pod that was a container is that container again: with its ports, its volumes' names, and what a Pod has no words for", () => {
+  const left = containerNeed({ log: { driver: "none", size: "0B", tag: "" } });
+  const there = podOfContainer(left).need;
+  const { need, refusals } = containerOfPod({ ...there, ports: [{ port: 80, published: 31_234 }] }, { image: imageOnHost, left });
+  expect(refusals).toEqual([]);
+  expect(need).toEqual(left);
+});
+
+test("a Pod that only has the name of a container which left is made one by what it is itself", () => {
+  const left = containerNeed();
+  const there = podOfContainer(left).need;
+  const volumesOf = (asked: typeof there) => containerOfPod(asked, { image: imageOnHost, left }).need.volumes.map(({ name }) => name);
+  expect(volumesOf({ ...there, volumes: [...there.volumes, "more"] })).toEqual(["shop-volume-0", "shop-more"]);
+  const [container] = there.containers;
+  const other = `registry.example/other@${digest}`;
+  expect(volumesOf({ ...there, containers: container ? [{ ...container, image: other }] : [] })).toEqual(["shop-volume-0"]);
+});
+
 test("an image that the host hasn't is asked for by its digest, and fits the schema until then", () => {
-  const { need, refusals } = containerOfPod(podNeed(), undefined);
+  const { need, refusals } = containerOfPod(podNeed(), { image: undefined, left: undefined });
   expect(refusals).toEqual([]);
   expect(need.image.digests).toEqual([`registry.example/shop@${digest}`]);
   expect(Value.Errors(ContainerNeed, need)).toEqual([]);
@@ -48,7 +70,7 @@ test("the token that the API server mounts by itself stays behind", () => {
     },
     container: { volumeMounts: [{ name: "data", mountPath: "/data" }, mount] },
   });
-  const { need, refusals } = containerOfPod(asked, imageOnHost);
+  const { need, refusals } = containerOfPod(asked, known);
   expect(refusals).toEqual([]);
   expect(need.spec.volumes).toHaveLength(1);
 });
@@ -80,6 +102,8 @@ describe("refused", () => {
     ["NOT_ON_A_HOST", "it has its own DNS", podNeed({ spec: { dnsPolicy: "None" } })],
   ])("%s when %s", (code, _why, asked) => {
     const image = code === "IMAGE_NOT_IN_REGISTRY" ? undefined : imageOnHost;
-    expect(containerOfPod(asked, image).refusals).toEqual([{ code, detail: expect.stringMatching(/^[A-Z].*\.$/) as string }]);
+    expect(containerOfPod(asked, { image, left: undefined }).refusals).toEqual([
+      { code, detail: expect.stringMatching(/^[A-Z].*\.$/) as string },
+    ]);
   });
 });

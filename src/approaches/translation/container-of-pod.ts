@@ -1,14 +1,13 @@
 /** A Pod as the container that a host makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
+import type { Launch } from "../../checkpoint/bundle.ts";
 import type { Image } from "../../container-engines/engine.ts";
 import type { ContainerSpec, PortMapping } from "../../container-engines/spec.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
 import { serviceNamePattern } from "../../names.ts";
 import type { ContainerNeed } from "../container-level/protocol.ts";
 import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import { keepPod, volumeOf } from "./kept.ts";
 import { type Refusal, refusalsOf } from "./refusals.ts";
-
-/** On a container that was a Pod: that Pod's manifest, by which it is the same Pod again in a cluster. */
-export const podAnnotation = "ums.dev/pod";
 
 type PodSpec = NonNullable<Pod["spec"]>;
 type PodContainer = PodSpec["containers"][number];
@@ -23,78 +22,92 @@ const restartPolicies: Readonly<Record<string, string>> = { Always: "always", On
 /** Stands for an image that this host has not pulled yet. */
 const missingImage: Image = { id: "0".repeat(64), names: [], digests: [], layers: [], sizeBytes: 0, format: "oci" };
 
+/** What a host knows of a pod that comes to it. */
+export type KnownHere = Readonly<{
+  /** Its image; undefined: not pulled yet. */
+  image: Image | undefined;
+  /** The container of this name as it left this host for the site that the pod comes from. */
+  left: ContainerNeed | undefined;
+}>;
+
 /**
- * @param image the pod's image as this host has it; undefined: not yet
  * @returns what the host is to make, and why it can't where there are refusals
  */
-export function containerOfPod(asked: PodNeed, image: Image | undefined): { need: ContainerNeed; refusals: Refusal[] } {
+export function containerOfPod(asked: PodNeed, { image, left }: KnownHere): { need: ContainerNeed; refusals: Refusal[] } {
   const { kind: _kind, pod: wire, containers, volumes, ports, ...measures } = asked;
-  const pod = wire as Pod;
-  const { metadata = {}, spec } = pod;
-  const name = metadata.name ?? "";
+  const { metadata, spec } = wire as Pod;
   const [running] = containers;
-  const container = [...(spec?.containers ?? []), ...(spec?.initContainers ?? [])].find((each) => each.name === running?.name);
+  const container = [...(spec?.containers ?? []), ...(spec?.initContainers ?? [])].find(({ name }) => name === running?.name);
   if (!spec || !running || !container) throw new Error("The pod has no containers.");
-  const { launch, image: reference } = running;
-  const { HOSTNAME: _pods, ...env } = launch.env;
+  const name = metadata?.name ?? "";
+  const reference = running.image;
   const { digests, ...known } = image ?? missingImage;
-  const volumeName = (volume: string) => `${name}-${volume}`;
+  const isBack = left && reference !== undefined && left.image.digests.includes(reference) && left.volumes.length === volumes.length;
+  const before = isBack ? left : undefined;
+  const made = before?.spec ?? specOf(asked, { name, spec, container, launch: running.launch });
   const need: ContainerNeed = {
     kind: "Container",
-    spec: {
-      name,
-      imageId: known.id,
-      imageName: reference ?? container.image ?? known.id,
-      entrypoint: launch.args,
-      command: [],
-      env: { ...env, container: "podman" }, // Podman's own
-      user: `${launch.uid}:${launch.gid}`,
-      groups: launch.groups.map(String).toSorted(),
-      workDirectory: launch.workDirectory,
-      labels: metadata.labels ?? {},
-      annotations: { ...metadata.annotations, [podAnnotation]: JSON.stringify(kept(pod)) },
-      hostname: spec.hostname ?? name,
-      ports: portsOf(container, ports),
-      volumes: (container.volumeMounts ?? [])
-        .filter((mount) => volumes.includes(mount.name))
-        .map((mount) => ({
-          name: volumeName(mount.name),
-          destination: mount.mountPath,
-          options: [],
-          readOnly: mount.readOnly ?? false,
-        })),
-      binds: [],
-      tmpfs: {},
-      shmBytes,
-      restartPolicy: { name: restartPolicies[spec.restartPolicy ?? "Always"] ?? "no", retries: 0 },
-      stopSignal: 15,
-      stopTimeoutS: spec.terminationGracePeriodSeconds ?? 30,
-      limits: limitsOf(launch.limits),
-      oomScoreAdj: 0,
-      ulimits: [],
-      ...securityOf(container),
-      init: false,
-      dns: { servers: [], search: [], options: [] },
-      extraHosts: (spec.hostAliases ?? []).flatMap(({ ip, hostnames = [] }) => hostnames.map((each) => `${each}:${ip}`)),
-      sysctls: Object.fromEntries((spec.securityContext?.sysctls ?? []).map((each) => [each.name, each.value])),
-      log: { driver: "k8s-file", size: "0B", tag: "" },
-      timezone: "",
-      umask: "0022",
-      networks: { podman: { aliases: [] } },
-    },
+    spec: { ...made, imageId: known.id, imageName: before?.spec.imageName ?? reference ?? container.image ?? known.id },
     image: { ...known, names: [...known.names], layers: [...known.layers], digests: reference === undefined ? [...digests] : [reference] },
-    volumes: volumes.map((volume) => ({ name: volumeName(volume), labels: {} })),
-    launch,
+    volumes: before?.volumes ?? volumes.map((volume) => ({ name: volumeOf(name, volume), labels: {} })),
+    launch: running.launch,
     ...measures,
   };
-  return { need, refusals: refusals(asked, { spec, container, image }) };
+  const noImage = !image && reference === undefined;
+  return {
+    need,
+    refusals: [
+      ...refusalsOf("IMAGE_NOT_IN_REGISTRY", [[noImage, `The pod's node knows no registry that has ${container.image ?? "its image"}.`]]),
+      ...refusals(asked, { spec, container }),
+    ],
+  };
 }
 
-/** What of the pod another cluster would make again. */
-function kept({ metadata = {}, spec }: Pod): Pod {
-  const { name, namespace, labels, annotations } = metadata;
-  const own = Object.entries({ name, namespace, labels, annotations }).filter(([, value]) => value !== undefined);
-  return { metadata: Object.fromEntries(own), ...(spec ? { spec } : {}) };
+type Parts = Readonly<{ name: string; spec: PodSpec; container: PodContainer; launch: Launch }>;
+
+function specOf({ pod, volumes, ports }: PodNeed, { name, spec, container, launch }: Parts): Omit<ContainerSpec, "imageId" | "imageName"> {
+  const { metadata = {} } = pod as Pod;
+  const { HOSTNAME: _pods, ...env } = launch.env;
+  return {
+    name,
+    entrypoint: launch.args,
+    command: [],
+    env: { ...env, container: "podman" }, // Podman's own
+    user: `${launch.uid}:${launch.gid}`,
+    groups: launch.groups.map(String).toSorted(),
+    workDirectory: launch.workDirectory,
+    labels: metadata.labels ?? {},
+    annotations: { ...metadata.annotations, ...keepPod(pod) },
+    hostname: spec.hostname ?? name,
+    ports: portsOf(container, ports),
+    volumes: (container.volumeMounts ?? [])
+      .filter((mount) => volumes.includes(mount.name))
+      .map((mount) => ({
+        name: volumeOf(name, mount.name),
+        destination: mount.mountPath,
+        options: [],
+        readOnly: mount.readOnly ?? false,
+      }))
+      .toSorted((a, b) => (a.destination < b.destination ? -1 : 1)),
+    binds: [],
+    tmpfs: {},
+    shmBytes,
+    restartPolicy: { name: restartPolicies[spec.restartPolicy ?? "Always"] ?? "no", retries: 0 },
+    stopSignal: 15,
+    stopTimeoutS: spec.terminationGracePeriodSeconds ?? 30,
+    limits: limitsOf(launch.limits),
+    oomScoreAdj: 0,
+    ulimits: [],
+    ...securityOf(container),
+    init: false,
+    dns: { servers: [], search: [], options: [] },
+    extraHosts: (spec.hostAliases ?? []).flatMap(({ ip, hostnames = [] }) => hostnames.map((each) => `${each}:${ip}`)),
+    sysctls: Object.fromEntries((spec.securityContext?.sysctls ?? []).map((each) => [each.name, each.value])),
+    log: { driver: "k8s-file", size: "0B", tag: "" },
+    timezone: "",
+    umask: "0022",
+    networks: { podman: { aliases: [] } },
+  };
 }
 
 /** What leads to the pod from its nodes' ports, or from its Services', leads to it from the host's. */
@@ -124,7 +137,7 @@ function portsOf({ ports: declared = [] }: PodContainer, reached: PodNeed["ports
 /** What the kubelet gives a container that asks for no CPU time: a host would take it for a limit. */
 const noCpuShares = 2;
 
-const limitsOf = ({ memoryBytes, cpuShares, cpuPeriodUs, cpuQuotaUs }: PodNeed["containers"][number]["launch"]["limits"]) => ({
+const limitsOf = ({ memoryBytes, cpuShares, cpuPeriodUs, cpuQuotaUs }: Launch["limits"]) => ({
   memoryBytes,
   memorySwapBytes: 0,
   memoryReservationBytes: 0,
@@ -153,10 +166,7 @@ function securityOf({ securityContext = {} }: PodContainer): Pick<ContainerSpec,
   };
 }
 
-function refusals(
-  { pod, containers, volumes }: PodNeed,
-  { spec, container, image }: { spec: PodSpec; container: PodContainer; image: Image | undefined },
-): Refusal[] {
+function refusals({ pod, containers, volumes }: PodNeed, { spec, container }: Pick<Parts, "spec" | "container">): Refusal[] {
   const { name } = pod.metadata;
   const { securityContext = {}, volumeMounts = [], lifecycle } = container;
   const isMounted = (volume: string) => volumeMounts.some((mount) => mount.name === volume);
@@ -164,9 +174,6 @@ function refusals(
   return [
     ...refusalsOf("SEVERAL_CONTAINERS", [[containers.length > 1, `The pod runs ${containers.map((each) => each.name).join(", ")}.`]]),
     ...refusalsOf("NAME_UNUSABLE", [[!new RegExp(serviceNamePattern).test(name), `No container can be called ${name}.`]]),
-    ...refusalsOf("IMAGE_NOT_IN_REGISTRY", [
-      [!image && containers[0]?.image === undefined, `The pod's node knows no registry that has ${container.image ?? "its image"}.`],
-    ]),
     ...refusalsOf("NOT_ON_A_HOST", [
       ...(spec.volumes ?? []).map((volume) => [!isMovable(volume, container), `Volume ${volume.name} is ${kindOf(volume)}.`] as const),
       ...volumes.map((volume) => [!isMounted(volume), `Volume ${volume} is mounted by no container that runs.`] as const),

@@ -5,6 +5,8 @@ import { containerOfPod } from "./container-of-pod.ts";
 import { containerNeed, digest, imageOnHost, launch, podNeed } from "./needs-for-tests.ts";
 import { podOfContainer } from "./pod-of-container.ts";
 
+const known = { image: imageOnHost, left: undefined };
+
 test("a container becomes a Pod that would start as it did, with its volumes as emptyDirs", () => {
   const { need, refusals } = podOfContainer(containerNeed());
   expect(refusals).toEqual([]);
@@ -55,7 +57,7 @@ test("what looks like a variable of Kubernetes stays as it is", () => {
 
 test("a container that was a Pod is that Pod again, with what a host has no words for", () => {
   const probe = { tcpSocket: { port: 80 as never } };
-  const there = containerOfPod(podNeed({ container: { readinessProbe: probe }, spec: { serviceAccountName: "clerk" } }), imageOnHost).need;
+  const there = containerOfPod(podNeed({ container: { readinessProbe: probe }, spec: { serviceAccountName: "clerk" } }), known).need;
   const { need, refusals } = podOfContainer({ ...there, image: imageOnHost });
   expect(refusals).toEqual([]);
   expect(Value.Errors(PodNeed, need)).toEqual([]);
@@ -68,7 +70,7 @@ test("a container that was a Pod is that Pod again, with what a host has no word
 });
 
 test("a container whose name or volumes are no longer those of the Pod that it was becomes a Pod by its settings", () => {
-  const { need: there } = containerOfPod(podNeed(), imageOnHost);
+  const { need: there } = containerOfPod(podNeed(), known);
   const renamed = podOfContainer({ ...there, spec: { ...there.spec, name: "store" } });
   expect(renamed.need.pod.metadata).toMatchObject({ name: "store", namespace: "default" });
   expect(podOfContainer({ ...there, volumes: [{ name: "else", labels: {} }] }).need.volumes).toEqual(["else"]);
@@ -83,7 +85,7 @@ describe("refused", () => {
       containerNeed({}, { image: { ...imageOnHost, digests: [`localhost/shop@${digest}`] } }),
     ],
     [
-      "HOST_PATH",
+      "BIND_MOUNT",
       "it uses a directory of the host",
       containerNeed({ binds: [{ source: "/srv", destination: "/srv", options: [], readOnly: false }] }),
     ],

@@ -1,11 +1,10 @@
 /** A host's container as the Pod that a cluster makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
-import { Value } from "typebox/value";
 import type { ContainerSpec } from "../../container-engines/spec.ts";
 import { podNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
 import type { ContainerNeed } from "../container-level/protocol.ts";
-import { PodNeed } from "../orchestrator-level/protocol.ts";
-import { podAnnotation } from "./container-of-pod.ts";
+import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import { keptPod } from "./kept.ts";
 import { type Refusal, refusalsOf } from "./refusals.ts";
 
 type PodSpec = NonNullable<Pod["spec"]>;
@@ -55,24 +54,6 @@ export function podOfContainer(asked: ContainerNeed): { need: PodNeed; refusals:
     ...measures,
   };
   return { need, refusals: [...refusalsOfName(spec), ...refusalsOfImage(asked, reference), ...(before ? [] : refusalsOfSettings(asked))] };
-}
-
-/** The Pod that this container once was, if it is still that: with what a host has no words for. */
-function keptPod({ spec, volumes }: ContainerNeed): { pod: Pod; volumes: string[] } | undefined {
-  const text = spec.annotations[podAnnotation];
-  if (text === undefined) return undefined;
-  let pod: unknown;
-  try {
-    pod = JSON.parse(text);
-  } catch {
-    return undefined; // somebody has written something of his own there
-  }
-  if (!Value.Check(PodNeed.properties.pod, pod) || pod.metadata.name !== spec.name) return undefined;
-  const prefix = `${spec.name}-`;
-  const emptyDirs = ((pod as Pod).spec?.volumes ?? []).filter(({ emptyDir }) => emptyDir).map(({ name }) => name);
-  const names = volumes.map(({ name }) => name.slice(prefix.length));
-  const isSame = volumes.every(({ name }, at) => name.startsWith(prefix) && emptyDirs.includes(names[at] ?? ""));
-  return isSame ? { pod: pod, volumes: names } : undefined;
 }
 
 /** The image by a digest that a registry may have; its own name's before those of its other names. */
@@ -180,7 +161,7 @@ function refusalsOfSettings({ spec }: ContainerNeed): Refusal[] {
   const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.has(name));
   return [
     ...refusalsOf(
-      "HOST_PATH",
+      "BIND_MOUNT",
       spec.binds.map(({ source, destination }) => [true, `The host's ${source} is mounted at ${destination}.`]),
     ),
     ...refusalsOf("NOT_IN_A_POD", [
@@ -202,7 +183,7 @@ function refusalsOfSettings({ spec }: ContainerNeed): Refusal[] {
       [foreign.length > 0, `It has the security options ${foreign.join(", ")}.`],
       [unsafe.length > 0, `It sets ${unsafe.join(", ")}, which kubelets refuse.`],
       [
-        limits.memoryReservationBytes > 0 || limits.memorySwappiness >= 0 || limits.oomKillDisable,
+        limits.memoryReservationBytes > 0 || limits.memorySwappiness > 0 || limits.oomKillDisable,
         "It has a memory reservation, a swappiness, or no OOM killer.",
       ],
       [limits.cpusetCpus !== "" || limits.cpusetMems !== "", "It is bound to CPUs or memory nodes."],

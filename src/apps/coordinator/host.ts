@@ -105,6 +105,10 @@ export function createHostCoordinator({
     leaseMs: milliseconds(config.limits.reservationLeaseSeconds),
     restoreTimeoutMs: milliseconds(config.limits.restoreSeconds),
     maxIncoming: config.maxIncoming,
+    left(service, peer) {
+      const last = database.list().find((each) => each.role === "source" && each.service === service && each.peer === peer);
+      return last?.phase === "Succeeded" ? database.fact<SourceFacts>(last.id, "source")?.need : undefined;
+    },
     reclaimPorts: async (ports) => {
       for (const { migration, facts } of forwardings()) {
         if (

@@ -9,7 +9,7 @@ type ById = { Params: { id: string } };
 
 /** The destination's half of whatever kind of site; what it is asked for has been validated. */
 export type Arrivals = Readonly<{
-  check(need: ServiceNeed, signal: AbortSignal): Promise<unknown>;
+  check(peer: string, need: ServiceNeed, signal: AbortSignal): Promise<unknown>;
   reserve(id: string, peer: string, need: ServiceNeed): Promise<unknown>;
   /** Named as in the path: `POST /peer/migrations/:id/NAME`. */
   actions: Readonly<Record<string, (id: string, peer: string) => Promise<unknown>>>;
@@ -20,7 +20,7 @@ export type Arrivals = Readonly<{
 export function registerPeerRoutes(app: PeerApp, arrivals: Arrivals): void {
   const peerOf = (request: { peer: string | undefined }) => request.peer ?? ""; // the server lets nobody through without one
   app.post("/peer/check", { schema: { body: ServiceNeed } }, (request) =>
-    arrivals.check(request.body as ServiceNeed, AbortSignal.timeout(120_000)),
+    arrivals.check(peerOf(request), request.body as ServiceNeed, AbortSignal.timeout(120_000)),
   );
   app.put<ById>("/peer/migrations/:id", { schema: { params, body: ServiceNeed } }, (request) =>
     arrivals.reserve(request.params.id, peerOf(request), request.body as ServiceNeed),

@@ -12,12 +12,12 @@ import { migrationIdPattern } from "../../names.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import {
   type Forwarding,
-  forwardingTo,
   installForwarding,
   letThrough,
   makeWaitingPlace,
   removeForwarding,
   removeWaitingPlace,
+  wayTo,
   withdrawForwarding,
 } from "../../traffic/forward.ts";
 
@@ -126,11 +126,12 @@ export function registerNodeRoutes(
 }
 
 /** The same forwarding, as this node would lead it. */
-function resolved({ slot, to, ports }: NodeForwarding): Promise<Forwarding> {
-  return forwardingTo(to, {
+async function resolved({ slot, to, ports }: NodeForwarding): Promise<Forwarding> {
+  return {
     slot,
-    ports: ports.map(({ address, port, toPort }) => ({ hostIp: address, hostPort: port, protocol: "tcp" as const, toPort })),
-  });
+    ports: ports.map(({ address, port, toPort }) => ({ hostIp: address, hostPort: port, protocol: "tcp", toPort })),
+    ...(await wayTo(to)),
+  };
 }
 
 const ledMs = 15_000;

@@ -135,7 +135,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
         const directory = path.join(imageDirectory, name);
         const workDirectory = workOf(id, name);
         const dumped = dump(tools, { containerId, runcRoot, imageDirectory: directory, workDirectory, timeoutMs: limits.transferMs });
-        await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), { under: name });
+        await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), isAlone(pod) ? {} : { under: name });
       }
       signal.throwIfAborted();
       // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
@@ -150,7 +150,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       await Promise.allSettled(both);
       throw cause;
     });
-    for (const { name, logPath } of pod.containers) await session.files.log(data, { kind: "log", container: name }, logPath);
+    await sendLogs(id, pod, data);
     await timed("flush", data.flush(limits.transferMs));
     return { bytesSent: data.bytesSent(), parts: took };
   }
