@@ -35,6 +35,7 @@ const proxyLagMs = 2_000;
 const sourceOf = ({ status }: MigrationObject) => status?.facts?.["source"] as PodFacts | undefined;
 
 export function createForwardings({ cluster, interfaces, siteName, known, log, signal }: Parts): Forwardings {
+  let busy: Promise<void> = Promise.resolve();
   /** Those that no object tells yet. */
   const taken = new Map<string, number>();
   /** By Migration: the nodes that have its forwarding. */
@@ -45,7 +46,9 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     const forwarding = sourceOf(object)?.forwarding;
     if (forwarding) await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
     const kept = finalizers.filter((each) => each !== migrationFinalizer);
-    await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
+    // Whoever was a moment earlier has done it.
+    if (await cluster.get(migrations, name, { namespace, signal }))
+      await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
     taken.delete(uid);
     installed.delete(uid);
   }
@@ -107,18 +110,28 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
       }
       throw new UmsError("SITE_BUSY", `This cluster keeps ${slots} forwardings.`);
     },
-    forget,
+    forget: (object) => inTurn(() => forget(object)),
     async tend() {
-      for (const object of known()) {
-        const { phase, endedAt } = object.status ?? {};
-        const isKept = object.metadata.finalizers?.includes(migrationFinalizer) ?? false;
-        try {
-          if (endedAt !== undefined && object.metadata.deletionTimestamp !== undefined && isKept) await forget(object);
-          else if (phase === "Succeeded" && !(await reclaim(object))) await install(object);
-        } catch (cause) {
-          if (!signal.aborted) log.warn({ migration: object.metadata.name, cause }, "a forwarding could not be tended to");
-        }
+      for (const { metadata } of known()) {
+        await inTurn(() => tendTo(metadata.uid)).catch((cause: unknown) => {
+          if (!signal.aborted) log.warn({ migration: metadata.name, cause }, "a forwarding could not be tended to");
+        });
       }
     },
   };
+
+  /** What is removed must not be installed again meanwhile. */
+  function inTurn(act: () => Promise<void>): Promise<void> {
+    const turn = busy.then(act);
+    busy = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async function tendTo(uid: string | undefined): Promise<void> {
+    const object = known().find(({ metadata }) => metadata.uid === uid);
+    if (object?.status?.endedAt === undefined) return;
+    if (object.metadata.deletionTimestamp !== undefined) {
+      if (object.metadata.finalizers?.includes(migrationFinalizer)) await forget(object);
+    } else if (object.status.phase === "Succeeded" && !(await reclaim(object))) await install(object);
+  }
 }
