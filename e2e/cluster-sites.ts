@@ -6,6 +6,7 @@ import { dump, loadAll } from "js-yaml";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { type Cluster, type Clusters, type ClustersOptions, createClusters } from "./clusters.ts";
+import { type UmsCommand, umsCommand } from "./ums-command.ts";
 
 const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
 /** In the order in which docs/kubernetes.md has a person apply them. */
@@ -13,16 +14,13 @@ const files = ["crd.yml", "rbac.yml", "deployment.yml", "ssu-crd.yml", "ssu.yml"
 /** Where every node of a cluster leads to its coordinator. */
 export const coordinatorPort = 30_001;
 
-/** A cluster with UMS in it. */
-export type ClusterSite = Readonly<{
-  cluster: Cluster;
-  name: string;
-  /** Runs `ums` in the coordinator. @returns what it printed, and its exit code */
-  ums(args: readonly string[], options?: { timeoutMs?: number }): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }>;
-  /** Runs `ums … --json`. @returns its last line, parsed */
-  json<T = unknown>(args: readonly string[], options?: { timeoutMs?: number }): Promise<T>;
-  apply(...objects: readonly object[]): Promise<void>;
-}>;
+/** A cluster with UMS in it; `ums` runs in its coordinator. */
+export type ClusterSite = UmsCommand &
+  Readonly<{
+    cluster: Cluster;
+    name: string;
+    apply(...objects: readonly object[]): Promise<void>;
+  }>;
 
 export type ClusterSites = AsyncDisposable & Readonly<{ clusters: Clusters; a: ClusterSite; b: ClusterSite }>;
 
@@ -49,23 +47,15 @@ export async function deploy(cluster: Cluster): Promise<ClusterSite> {
   const rollouts = ["deployment/migration-coordinator", "deployment/migration-operator", "daemonset/ssu-interface"];
   await Promise.all(rollouts.map((rollout) => cluster.kubectl(["rollout", "status", rollout, "--timeout=150s"], { timeoutMs: 160_000 })));
   await restoring(cluster);
-  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) =>
-    cluster.kubectl(["exec", "deployment/migration-coordinator", "--", "ums", ...args], {
-      timeoutMs,
-      reject: false,
-    });
+  const command = umsCommand((args, { timeoutMs }) =>
+    cluster.kubectl(["exec", "deployment/migration-coordinator", "--", "ums", ...args], { timeoutMs, reject: false }),
+  );
   // A containerd that has just been restarted runs no command at first.
-  for (let tries = 0; tries < 30 && (await run(["sites"])).exitCode !== 0; tries++) await sleep(500);
+  for (let tries = 0; tries < 30 && (await command.ums(["sites"])).exitCode !== 0; tries++) await sleep(500);
   return {
     cluster,
     name: cluster.name,
-    ums: run,
-    async json<T>(args: readonly string[], options?: { timeoutMs?: number }) {
-      const { stdout, stderr, exitCode } = await run([...args, "--json"], options);
-      const last = stdout.trim().split("\n").at(-1) ?? "";
-      if (last === "") throw new Error(`ums ${args.join(" ")} ended with ${exitCode}: ${stderr}`);
-      return JSON.parse(last) as T;
-    },
+    ...command,
     async apply(...objects) {
       await cluster.kubectl(["apply", "--filename=-"], { input: objects.map((object) => dump(object)).join("---\n") });
     },

@@ -3,25 +3,23 @@ import { bundle } from "../setup/bundle.ts";
 import { createHosts, type Host, type Hosts, type HostsOptions } from "./hosts.ts";
 import type { RunningProcess } from "./place.ts";
 import { type ImageName, loadImage, runOnce } from "./images.ts";
+import { type UmsCommand, umsCommand } from "./ums-command.ts";
 
 const umsPath = new URL("../bin/ums", import.meta.url).pathname;
 /** Where `ums serve` of a test host listens. */
 export const sitePort = 7443;
 
 /** A host with `ums serve` on it. */
-export type TestSite = Readonly<{
-  host: Host;
-  name: string;
-  /** The `ums serve` that runs now. */
-  serve(): RunningProcess;
-  /** Starts `ums serve` anew, after it was killed or the host came back. */
-  restart(): Promise<void>;
-  stop(): Promise<void>;
-  /** Runs `ums` on the host. @returns what it printed, and its exit code */
-  ums(args: readonly string[], options?: { timeoutMs?: number }): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }>;
-  /** Runs `ums … --json`. @returns its last line, parsed */
-  json<T = unknown>(args: readonly string[], options?: { timeoutMs?: number }): Promise<T>;
-}>;
+export type TestSite = UmsCommand &
+  Readonly<{
+    host: Host;
+    name: string;
+    /** The `ums serve` that runs now. */
+    serve(): RunningProcess;
+    /** Starts `ums serve` anew, after it was killed or the host came back. */
+    restart(): Promise<void>;
+    stop(): Promise<void>;
+  }>;
 
 export type Sites = AsyncDisposable & Readonly<{ hosts: Hosts; a: TestSite; b: TestSite }>;
 
@@ -55,8 +53,6 @@ export async function createSite(
   await host.exec(["mkdir", "-p", "/etc/ums"]);
   await host.exec(["tee", "/etc/ums/config.json"], { input: JSON.stringify(config) });
   for (const image of images) await runOnce(host, await loadImage(host, image));
-  const run = async (args: readonly string[], { timeoutMs = 120_000 }: { timeoutMs?: number } = {}) =>
-    host.exec([umsPath, ...args], { timeoutMs, reject: false });
   const site: TestSite = {
     host,
     name,
@@ -72,13 +68,7 @@ export async function createSite(
       process?.kill("SIGTERM");
       await process?.exited;
     },
-    ums: run,
-    async json<T>(args: readonly string[], options?: { timeoutMs?: number }) {
-      const { stdout, stderr, exitCode } = await run([...args, "--json"], options);
-      const last = stdout.trim().split("\n").at(-1) ?? "";
-      if (last === "") throw new Error(`ums ${args.join(" ")} ended with ${exitCode}: ${stderr}`);
-      return JSON.parse(last) as T;
-    },
+    ...umsCommand((args, { timeoutMs }) => host.exec([umsPath, ...args], { timeoutMs, reject: false })),
   };
   await site.restart();
   return site;
