@@ -399,7 +399,7 @@ export function codeOf(error: Error): ErrorCode {
     case "TakenOver":
       return "INTERRUPTED";
     case "CopyIsGone":
-      return "PEER_FAILED";
+      return "COPY_IS_GONE";
     case "DestinationIsGone":
       return "SITE_UNREACHABLE";
     default:
