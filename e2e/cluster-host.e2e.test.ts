@@ -1,11 +1,13 @@
 /** A service between a cluster and a host, there and back: what moves, and what is refused because the other side has no words for it. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import type { PlanReport } from "../src/apps/coordinator/schema.ts";
+import type { Migration, PlanReport } from "../src/apps/coordinator/schema.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { startClient } from "./client.ts";
 import { type ClusterAndHost, createClusterAndHost } from "./cluster-host.ts";
+import { atBreakpoint, createMigration, migrationIn, setBreakpoint as setMigrationsBreakpoint } from "./cluster-migrations.ts";
 import { type ClusterSite, moved } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
+import { atBreakpoint as atHostsBreakpoint, clearBreakpoint, setBreakpoint } from "./disturbance.ts";
 import { type Inventory, inventoryChanges } from "./hosts.ts";
 import { imageReference } from "./images.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
@@ -25,6 +27,7 @@ beforeAll(async () => {
   // What Podman and UMS keep for good after their first time is no trace of a later migration.
   await podman("run", "--detach", "--name=first", "--volume=first:/data", image, "sleep", "infinity");
   await moved(host, cluster, "first");
+  await ready("first");
   await moved(cluster, host, "first");
   await podman("rm", "--force", "--time=0", "first");
   await podman("volume", "rm", "first");
@@ -220,5 +223,70 @@ describe("refused, and nothing is changed", () => {
     await kubectl("delete", "resourcequota/none");
     await podman("rm", "--force", "--time=0", "refused");
     await expectNothingLeft();
+  });
+});
+
+// Last: it ends with a host that has lost its power.
+describe("undone, and the service goes on where it was", () => {
+  const server = ["redis-server", "--save", "", "--protected-mode", "no"];
+  const startPod = async () => {
+    await cluster.apply({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "undone" },
+      spec: { containers: [{ name: "main", image, command: server }] },
+    });
+    await ready("undone");
+    await kubectl("exec", "undone", "--", "redis-cli", "set", "here", "stays");
+    return (await podIn("undone")).metadata?.uid;
+  };
+  const stayed = async (uid: string | undefined) => {
+    const { metadata, status } = await podIn("undone");
+    expect([metadata?.uid, status?.containerStatuses?.[0]?.restartCount]).toEqual([uid, 0]);
+    expect((await kubectl("exec", "undone", "--", "redis-cli", "get", "here")).trim()).toBe("stays");
+    expect(await podman("ps", "--all", "--quiet")).toBe("");
+    await kubectl("delete", "pod/undone", "--grace-period=1");
+    await kubectl("delete", "migration/undone");
+  };
+
+  test.each(["pre-copy", "restore"])("a move to the host that is cancelled after its %s", async (step) => {
+    const uid = await startPod();
+    await createMigration(cluster, { name: "undone", pod: "undone", to: host, breakpoint: `${step} after` });
+    await atBreakpoint(cluster, "undone", { step, moment: "after" });
+    await kubectl("patch", "migration", "undone", "--type=merge", '--patch={"spec":{"cancel":true}}');
+    await kubectl("wait", "--for=condition=Progressing=False", "migration/undone", "--timeout=60s");
+    await stayed(uid);
+    await expectNothingLeft();
+  });
+
+  test.each(["pre-copy", "restore"])("a move to the cluster that is cancelled after its %s", async (step) => {
+    await podman("run", "--detach", "--name=undone", "--publish=7000:6379", image, ...server);
+    await podman("exec", "undone", "redis-cli", "set", "here", "stays");
+    setBreakpoint(host.host, step, "after");
+    const { id } = await host.json<Migration>(["migrate", "undone", "--to", cluster.name, "--detach"]);
+    await atHostsBreakpoint(host, id, step, "after");
+    await host.ums(["cancel", id]);
+    clearBreakpoint(host.host);
+    await expect
+      .poll(() => host.json<Migration>(["status", id]), { timeout: 60_000 })
+      .toMatchObject({ phase: "RolledBack", error: { code: "CANCELLED" } });
+    expect(await podman("exec", "undone", "redis-cli", "get", "here")).toBe("stays");
+    expect((await cluster.cluster.kubectl(["get", "pod", "undone"], { reject: false })).exitCode).not.toBe(0);
+    await podman("rm", "--force", "--time=0", "undone");
+    await expectNothingLeft();
+  });
+
+  test("a move to a host that loses its power when it has restored the service", async () => {
+    const uid = await startPod();
+    await createMigration(cluster, { name: "undone", pod: "undone", to: host, breakpoint: "restore after" });
+    await atBreakpoint(cluster, "undone", { step: "restore", moment: "after" });
+    await host.host.powerOff();
+    await setMigrationsBreakpoint(cluster, "undone", undefined);
+    await host.host.powerOn();
+    await host.restart();
+    await kubectl("wait", "--for=condition=Progressing=False", "migration/undone", "--timeout=90s");
+    expect((await migrationIn(cluster, "undone")).status).toMatchObject({ phase: "RolledBack", error: { code: "COPY_IS_GONE" } });
+    await stayed(uid);
+    expect(await tracesSince([cluster], [before.cluster])).toEqual([]);
   });
 });

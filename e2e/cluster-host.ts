@@ -3,6 +3,7 @@ import { bundle } from "../setup/bundle.ts";
 import { containerImages, type NamedImage } from "../setup/container-images.ts";
 import { deploy, explain, type ClusterSite } from "./cluster-sites.ts";
 import { prepareGround } from "./clusters.ts";
+import { breakpointFile } from "./disturbance.ts";
 import { addHost, type Host } from "./hosts.ts";
 import { createSite, sitePort, type TestSite } from "./sites.ts";
 import type { Wan } from "./wan.ts";
@@ -23,7 +24,7 @@ export async function createClusterAndHost({ images }: { images: readonly NamedI
       await explain(made);
       throw cause;
     });
-    const [cluster, host] = await Promise.all([deployed, createSite(machine, ["base"], {})]);
+    const [cluster, host] = await Promise.all([deployed, createSite(machine, ["base"], { breakpointFile })]);
     const { code } = await host.json<{ code: string }>(["pair"]);
     await cluster.json(["pair", "--with", `${machine.address}:${sitePort}`, "--code", code]);
     return { wan, cluster, host, [Symbol.asyncDispose]: () => stack.disposeAsync() };

@@ -8,7 +8,7 @@ const annotation = "ums.dev/breakpoint";
 /** @param options.breakpoint as src/breakpoint.ts has it */
 export async function createMigration(
   from: ClusterSite,
-  { name, pod, to, breakpoint }: { name: string; pod: string; to: ClusterSite; breakpoint?: string },
+  { name, pod, to, breakpoint }: { name: string; pod: string; to: Readonly<{ name: string }>; breakpoint?: string },
 ): Promise<void> {
   const annotations = breakpoint === undefined ? {} : { [annotation]: breakpoint };
   await from.apply({ apiVersion: "ums.dev/v1", kind: "Migration", metadata: { name, annotations }, spec: { pod, destination: to.name } });

@@ -62,7 +62,8 @@ export const onePerStep: readonly Case[] = [
 
 export const nameOf = ({ step, moment, victim }: Pick<Case, "step" | "moment"> & { victim: string }) => `${victim}, ${moment} ${step}`;
 
-const breakpointFile = "/run/ums/breakpoint";
+/** Of a host whose configuration names it. */
+export const breakpointFile = "/run/ums/breakpoint";
 const service = "redis";
 const linkDownMs = 4_000;
 /** How long a migration may take to end by itself once everything runs again. */

@@ -30,9 +30,7 @@ export type KnownHere = Readonly<{
   left: ContainerNeed | undefined;
 }>;
 
-/**
- * @returns what the host is to make, and why it can't where there are refusals
- */
+/** @returns what the host is to make, and why it can't where there are refusals */
 export function containerOfPod(asked: PodNeed, { image, left }: KnownHere): { need: ContainerNeed; refusals: Refusal[] } {
   const { kind: _kind, pod: wire, containers, volumes, ports, ...measures } = asked;
   const { metadata, spec } = wire as Pod;

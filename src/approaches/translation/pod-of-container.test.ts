@@ -76,6 +76,13 @@ test("a container whose name or volumes are no longer those of the Pod that it w
   expect(podOfContainer({ ...there, volumes: [{ name: "else", labels: {} }] }).need.volumes).toEqual(["else"]);
 });
 
+test("a copy of it that has got a bind mount is refused", () => {
+  const there = containerOfPod(podNeed(), known).need;
+  const binds = [{ source: "/srv", destination: "/srv", options: [], readOnly: false }];
+  const { refusals } = podOfContainer({ ...there, spec: { ...there.spec, binds } });
+  expect(refusals.map(({ code }) => code)).toEqual(["BIND_MOUNT"]);
+});
+
 describe("refused", () => {
   test.each([
     ["NAME_UNUSABLE", "its name has capitals", containerNeed({ name: "Shop_1" })],

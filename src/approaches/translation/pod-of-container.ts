@@ -53,7 +53,15 @@ export function podOfContainer(asked: ContainerNeed): { need: PodNeed; refusals:
     ),
     ...measures,
   };
-  return { need, refusals: [...refusalsOfName(spec), ...refusalsOfImage(asked, reference), ...(before ? [] : refusalsOfSettings(asked))] };
+  return {
+    need,
+    refusals: [
+      ...refusalsOfName(spec),
+      ...refusalsOfImage(spec, reference),
+      ...refusalsOfMounts(spec),
+      ...(before ? [] : refusalsOfSettings(spec)),
+    ],
+  };
 }
 
 /** The image by a digest that a registry may have; its own name's before those of its other names. */
@@ -151,46 +159,48 @@ function securityOf(
 const refusalsOfName = ({ name }: ContainerSpec) =>
   refusalsOf("NAME_UNUSABLE", [[!new RegExp(podNamePattern).test(name), `No Pod can be called ${name}.`]]);
 
-const refusalsOfImage = ({ spec }: ContainerNeed, reference: string | undefined) =>
+const refusalsOfImage = (spec: ContainerSpec, reference: string | undefined) =>
   refusalsOf("IMAGE_NOT_IN_REGISTRY", [[reference === undefined, `The host knows no registry that has ${spec.imageName}.`]]);
 
-function refusalsOfSettings({ spec }: ContainerNeed): Refusal[] {
+/** What was mounted into it at its making: also into a copy of a container that was a Pod. */
+function refusalsOfMounts({ binds, tmpfs }: ContainerSpec): Refusal[] {
+  const places = Object.keys(tmpfs);
+  return [
+    ...refusalsOf(
+      "BIND_MOUNT",
+      binds.map(({ source, destination }) => [true, `The host's ${source} is mounted at ${destination}.`]),
+    ),
+    ...refusalsOf("NOT_IN_A_POD", [[places.length > 0, `It has a tmpfs at ${places.join(", ")}.`]]),
+  ];
+}
+
+function refusalsOfSettings(spec: ContainerSpec): Refusal[] {
   const { limits, health, dns } = spec;
   const networks = Object.entries(spec.networks);
   const foreign = spec.securityOptions.filter((option) => !expressibleSecurity.has(option));
   const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.has(name));
-  return [
-    ...refusalsOf(
-      "BIND_MOUNT",
-      spec.binds.map(({ source, destination }) => [true, `The host's ${source} is mounted at ${destination}.`]),
-    ),
-    ...refusalsOf("NOT_IN_A_POD", [
-      [Object.keys(spec.tmpfs).length > 0, `It has a tmpfs at ${Object.keys(spec.tmpfs).join(", ")}.`],
-      [spec.ports.some(({ protocol }) => protocol !== "tcp"), "It publishes a port that is not of TCP."],
-      [spec.ports.some(({ hostIp }) => hostIp !== "" && hostIp !== "0.0.0.0"), "It publishes a port on one address alone."],
-      [
-        networks.length !== 1 || networks.some(([name, { aliases }]) => name !== "podman" || aliases.length > 0),
-        "It has other networks than podman's default, or a name in one.",
-      ],
-      [health !== undefined && health.test[0] !== "NONE", "It has a health check."],
-      [spec.init, "Podman's own init runs in it (--init)."],
-      [spec.shmBytes > podShmBytes, `Its /dev/shm has more than ${podShmBytes >> 20} MiB.`],
-      [
-        dns.servers.length + dns.search.length + dns.options.length + spec.extraHosts.length > 0,
-        "It has DNS settings or hosts of its own.",
-      ],
-      [spec.hostname !== undefined && !label.test(spec.hostname), `No pod can have the hostname ${spec.hostname}.`],
-      [foreign.length > 0, `It has the security options ${foreign.join(", ")}.`],
-      [unsafe.length > 0, `It sets ${unsafe.join(", ")}, which kubelets refuse.`],
-      [
-        limits.memoryReservationBytes > 0 || limits.memorySwappiness > 0 || limits.oomKillDisable,
-        "It has a memory reservation, a swappiness, or no OOM killer.",
-      ],
-      [limits.cpusetCpus !== "" || limits.cpusetMems !== "", "It is bound to CPUs or memory nodes."],
-      [limits.blkioWeight > 0, "It has a weight for block I/O."],
-      [spec.oomScoreAdj !== 0, "Its OOM score is adjusted."],
-      [spec.timezone !== "", "It has a time zone of its own."],
-      [spec.umask !== "" && spec.umask !== "0022", `Its umask is ${spec.umask}.`],
-    ]),
-  ];
+  return refusalsOf("NOT_IN_A_POD", [
+    [spec.ports.some(({ protocol }) => protocol !== "tcp"), "It publishes a port that is not of TCP."],
+    [spec.ports.some(({ hostIp }) => hostIp !== "" && hostIp !== "0.0.0.0"), "It publishes a port on one address alone."],
+    [
+      networks.length !== 1 || networks.some(([name, { aliases }]) => name !== "podman" || aliases.length > 0),
+      "It has other networks than podman's default, or a name in one.",
+    ],
+    [health !== undefined && health.test[0] !== "NONE", "It has a health check."],
+    [spec.init, "Podman's own init runs in it (--init)."],
+    [spec.shmBytes > podShmBytes, `Its /dev/shm has more than ${podShmBytes >> 20} MiB.`],
+    [dns.servers.length + dns.search.length + dns.options.length + spec.extraHosts.length > 0, "It has DNS settings or hosts of its own."],
+    [spec.hostname !== undefined && !label.test(spec.hostname), `No pod can have the hostname ${spec.hostname}.`],
+    [foreign.length > 0, `It has the security options ${foreign.join(", ")}.`],
+    [unsafe.length > 0, `It sets ${unsafe.join(", ")}, which kubelets refuse.`],
+    [
+      limits.memoryReservationBytes > 0 || limits.memorySwappiness > 0 || limits.oomKillDisable,
+      "It has a memory reservation, a swappiness, or no OOM killer.",
+    ],
+    [limits.cpusetCpus !== "" || limits.cpusetMems !== "", "It is bound to CPUs or memory nodes."],
+    [limits.blkioWeight > 0, "It has a weight for block I/O."],
+    [spec.oomScoreAdj !== 0, "Its OOM score is adjusted."],
+    [spec.timezone !== "", "It has a time zone of its own."],
+    [spec.umask !== "" && spec.umask !== "0022", `Its umask is ${spec.umask}.`],
+  ]);
 }
