@@ -10,12 +10,12 @@ import { type Pod, pods } from "./kinds.ts";
 export type Interfaces = Readonly<{
   /** @throws UmsError INTERFACE_MISSING */
   node(name: string): NodeClient;
-  /** Those that answer: a node that is down keeps its pod. */
+  /** Without those of nodes that are down, which keep their pods. One that is only being started again is waited for. */
   all(): NodeClient[];
   close(): void;
 }>;
 
-type Known = { pod: string | undefined; life: string; isReady: boolean; client: NodeClient; connection: PeerClient };
+type Known = { pod: string | undefined; life: string; isOnDeadNode: boolean; client: NodeClient; connection: PeerClient };
 
 const shortMs = 20_000;
 const longMs = 120_000;
@@ -49,17 +49,17 @@ export async function followInterfaces({
     const node = spec?.nodeName;
     const address = status?.hostIP;
     if (node === undefined || address === undefined || status?.phase !== "Running") return;
-    const isReady = status.conditions?.some(({ type, status: is }) => type === "Ready" && is === "True") ?? false;
+    const isOnDeadNode = isLost(pod);
     // A container that was started again may be that of a node that was: what it had is gone.
     const life = `${metadata?.uid} ${status.containerStatuses?.map(({ restartCount }) => restartCount).join(" ")}`;
     const known = clients.get(node);
     if (known?.life === life) {
-      known.isReady = isReady;
+      known.isOnDeadNode = isOnDeadNode;
       return;
     }
     forget(node);
     const connection = createSelfClient(trust, { who: `The interface of node ${node}`, address: `${address}:${port}` });
-    clients.set(node, { pod: metadata?.uid, life, isReady, client: createNodeClient(node, address, connection), connection });
+    clients.set(node, { pod: metadata?.uid, life, isOnDeadNode, client: createNodeClient(node, address, connection), connection });
   };
 
   const { items } = await cluster.list(pods, { ...selection, signal });
@@ -77,11 +77,17 @@ export async function followInterfaces({
       if (!found) throw new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
       return found.client;
     },
-    all: () => [...clients.values()].filter(({ isReady }) => isReady).map(({ client }) => client),
+    all: () => [...clients.values()].filter(({ isOnDeadNode }) => !isOnDeadNode).map(({ client }) => client),
     close() {
       for (const node of [...clients.keys()]) forget(node);
     },
   };
+}
+
+/** A kubelet that has gone leaves its containers ready; it is the control plane that says that their pod is not. */
+function isLost({ status }: Pod): boolean {
+  const isReady = status?.conditions?.some(({ type, status: is }) => type === "Ready" && is === "True") ?? false;
+  return !isReady && (status?.containerStatuses ?? []).length > 0 && (status?.containerStatuses ?? []).every(({ ready }) => ready);
 }
 
 function createNodeClient(node: string, address: string, { request }: PeerClient): NodeClient {
