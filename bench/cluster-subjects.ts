@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { startClient } from "../e2e/client.ts";
 import { type ClusterSites, moved } from "../e2e/cluster-sites.ts";
-import { annotateImage, layerOf, packImage } from "../e2e/image-layout.ts";
+import { labelImage, layerOf, packImage } from "../e2e/image-layout.ts";
 import { redisImage, redisNodePort, redisService, startRedisPod } from "../e2e/redis-pod.ts";
 import type { Measured } from "./subjects.ts";
 
@@ -24,14 +24,14 @@ export async function byUms({ clusters, a, b }: ClusterSites, memoryMiB: number)
   return { downtimeMs: met.downtimeMs, totalMs: migration.totalMs ?? 0, migration };
 }
 
-/** Not known to any node by another name: containerd would note that one in the checkpoint. */
+/** An image of its own, so that containerd can note no other name in the checkpoint. */
 const baseImage = "localhost:5000/hpcclab/ums-test/checkpoint-base:7";
 
 /** Makes known what {@link byKubelet} needs. */
 export async function prepareKubelet({ clusters }: ClusterSites): Promise<void> {
   await using work = await temporary();
   const layout = join(work.path, "base");
-  await annotateImage((await redisImage()).layout, { target: layout, annotations: { "ums.dev/test": "the base of checkpoints" } });
+  await labelImage((await redisImage()).layout, { target: layout, labels: { "ums.dev/test": "the base of checkpoints" } });
   await clusters.pushImages([{ reference: baseImage, layout }]);
 }
 

@@ -73,23 +73,33 @@ export async function packImage({ name, layers, entrypoint, command, work, targe
   await rename(layout, join(target, name));
 }
 
-/** The same image with annotations on its manifest, so that its digest is another. @param target must not be there yet */
-export async function annotateImage(
+/** The same files as another image: a label in its configuration makes its id another. @param target must not be there yet */
+export async function labelImage(
   layout: string,
-  { target, annotations }: { target: string; annotations: Readonly<Record<string, string>> },
+  { target, labels }: { target: string; labels: Readonly<Record<string, string>> },
 ): Promise<void> {
   await cp(layout, target, { recursive: true });
   const blob = (digest: string) => join(target, "blobs", digest.replace(":", "/"));
-  const index = JSON.parse(await readFile(join(target, "index.json"), "utf8")) as { manifests: { digest: string; size: number }[] };
-  for (const entry of index.manifests) {
-    const manifest = JSON.parse(await readFile(blob(entry.digest), "utf8")) as object;
-    const text = JSON.stringify({ ...manifest, annotations });
-    entry.digest = `sha256:${createHash("sha256").update(text).digest("hex")}`;
-    entry.size = Buffer.byteLength(text);
-    await writeFile(blob(entry.digest), text);
-  }
+  const write = async <T extends Blob>(entry: T, content: object): Promise<T> => {
+    const text = JSON.stringify(content);
+    const digest = `sha256:${createHash("sha256").update(text).digest("hex")}`;
+    await writeFile(blob(digest), text);
+    return { ...entry, digest, size: Buffer.byteLength(text) };
+  };
+  const read = async <T>(digest: string) => JSON.parse(await readFile(blob(digest), "utf8")) as T;
+  const index = JSON.parse(await readFile(join(target, "index.json"), "utf8")) as { manifests: Blob[] };
+  index.manifests = await Promise.all(
+    index.manifests.map(async (entry) => {
+      const manifest = await read<{ config: Blob }>(entry.digest);
+      const configuration = await read<{ config?: object }>(manifest.config.digest);
+      const config = await write(manifest.config, { ...configuration, config: { ...configuration.config, Labels: labels } });
+      return write(entry, { ...manifest, config });
+    }),
+  );
   await writeFile(join(target, "index.json"), JSON.stringify(index));
 }
+
+type Blob = Readonly<{ digest: string; size: number }>;
 
 async function digestOf(file: string): Promise<string> {
   const hash = createHash("sha256");
