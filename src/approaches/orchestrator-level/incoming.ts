@@ -334,8 +334,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
     async commit(id, peer) {
       const found = await records.find(id);
-      const arrived = found ? undefined : await findArrived(id);
-      if (arrived) return { pod: arrived };
+      // Whose it was is not known any more, so nothing of the Pod is told.
+      if (!found && (await hasArrived(id))) return { pod: null };
       const record = expectMine(found, id, peer);
       const { facts, ended } = record;
       if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
@@ -354,7 +354,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     async destroy(id, peer) {
       const record = await records.find(id);
       if (!record) {
-        if (await findArrived(id)) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
+        if (await hasArrived(id)) throw new UmsError("TOO_LATE", `Migration ${id} is committed here.`);
         return await records.refuse(id, peer); // a late request of it is refused
       }
       if (record.peer !== peer) throw new UmsError("NOT_YOURS", `Migration ${id} is another site's.`);
@@ -376,10 +376,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     },
   };
 
-  /** The pod of a migration whose record somebody has deleted: that can't be done before it has ended. */
-  async function findArrived(id: string): Promise<Pod | undefined> {
+  /** Whether a pod has come by this migration, whose record somebody has deleted: that can't be done before it has ended. */
+  async function hasArrived(id: string): Promise<boolean> {
     const { items } = await cluster.list(pods, { namespace: undefined });
-    return items.find(({ metadata }) => metadata?.annotations?.[arrivedAnnotation] === id);
+    return items.some(
+      ({ metadata: { annotations } = {} }) => annotations?.[arrivedAnnotation] === id && annotations[restoreAnnotation] !== id,
+    );
   }
 
   /** Rejects when the kubelet says that the pod can't be started; never resolves. */
