@@ -275,7 +275,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
   async function collectOrphans(): Promise<void> {
     for (const { metadata, spec, status } of known.values()) {
       const said = metadata.annotations?.[destinationIsGone] !== undefined && status?.phase === "RolledBack";
-      if (!said || status.id === undefined || status.facts?.["destroyed"] === true) continue;
+      if (!said || status.id === undefined || status.facts?.["answered"] === true) continue;
       const request = { method: "DELETE", path: `/peer/migrations/${status.id}`, timeoutMs: limits.requestMs, signal };
       try {
         await peerClient(siteOf(spec.destination).name).request(request);
@@ -284,7 +284,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
         else log.debug({ migration: status.id, cause }, "the destination is still gone");
         continue;
       }
-      const patch = { status: { facts: { destroyed: true } } };
+      const patch = { status: { facts: { answered: true } } };
       await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
       log.info({ migration: status.id }, "the destination that was said to be gone has destroyed its copy");
     }
@@ -295,7 +295,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     const message = "The destination that was said to be gone had committed: there are two copies. Delete one of them.";
     log.error({ migration: name }, message);
     const error = { code: "TOO_LATE", message, cure: "Decide which copy is to live, and delete the other pod." };
-    const patch = { status: { message, error, facts: { destroyed: true } } };
+    const patch = { status: { message, error, facts: { answered: true } } };
     await cluster.patch(migrations, name, patch, { namespace, subresource: "status", signal });
     await tell(cluster, { namespace, pod, reason: "error", message });
   }
