@@ -295,6 +295,7 @@ export const errorTable = {
     cause: "Somebody thawed the container while it was frozen for its migration.",
     cure: "The migration is undone; start it again.",
   },
+  NOT_LEADING: { http: 409, cause: "The operator that asks leads no more.", cure: "None is needed: another one carries the migration on." },
   NOT_ALLOWED: {
     http: 403,
     cause: "The cluster's access rules don't allow it.",

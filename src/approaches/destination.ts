@@ -11,6 +11,8 @@ export type DestinationSite = Readonly<{
   ask<T>(method: "PUT" | "POST", action: string, asking?: Asking): Promise<T>;
   /** Gives the reservation up. */
   release(): Promise<void>;
+  /** Lets the copy run, its network held. @throws CopyIsGone */
+  restore(signal: AbortSignal): Promise<void>;
   /** Gives the copy up that may be there. */
   destroyRestored(): Promise<void>;
   /** @returns what the destination tells of the copy that it now owns @throws CopyIsGone */
@@ -30,18 +32,15 @@ export function createDestinationSite(
       ...(body === undefined ? {} : { body }),
       ...(signal ? { signal } : {}),
     });
+  const orGone = (cause: unknown) => {
+    throw cause instanceof UmsError && cause.code === "COPY_IS_GONE" ? new CopyIsGone(cause.message, { cause }) : cause;
+  };
   return {
     ask: request,
     release: () => request("DELETE", ""),
+    restore: (signal) => request<void>("POST", "/restore", { timeoutMs: restoreMs, signal }).catch(orGone),
     // Longer than a restore may take: the destination ends it first.
     destroyRestored: () => request("DELETE", "", { timeoutMs: restoreMs + requestMs }),
-    async commit<T>() {
-      try {
-        return await request<T>("POST", "/commit");
-      } catch (cause) {
-        if (cause instanceof UmsError && cause.code === "COPY_IS_GONE") throw new CopyIsGone(cause.message, { cause });
-        throw cause;
-      }
-    },
+    commit: <T>() => request<T>("POST", "/commit").catch(orGone),
   };
 }

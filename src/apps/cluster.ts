@@ -1,6 +1,8 @@
 /** The parts of UMS in a cluster, each a process of its own: `ums coordinator`, `ums operator`, `ums interface`. */
 import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
 import { createServer } from "node:http";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
@@ -9,6 +11,7 @@ import { createIncomingPods, type IncomingPods } from "../approaches/orchestrato
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
+import { createTermGuard } from "../approaches/orchestrator-level/node/term.ts";
 import type { CheckResult, Measures } from "../approaches/protocol.ts";
 import {
   clusterLimits,
@@ -109,7 +112,7 @@ export async function runCoordinator(part: Part): Promise<void> {
   const incoming = createIncomingPods({
     cluster,
     records: createArrivalRecords(cluster, { siteName: trust.siteName }),
-    node: async (name) => interfaces.node(name),
+    node: interfaces.node,
     nodes: async () => interfaces.all(),
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
@@ -151,7 +154,6 @@ export async function runOperator(part: Part): Promise<void> {
   await using health = createServer((_request, response) => void response.end("OK")).listen(healthPort);
   void health;
   const { cluster, trust } = await open(part, { makesKeys: false });
-  const interfaces = await followInterfaces({ cluster, trust, service: settings.SSU_INTERFACE_SERVICE, port: interfacePort, signal });
   await standForLeader({
     cluster,
     namespace: cluster.namespace,
@@ -161,27 +163,30 @@ export async function runOperator(part: Part): Promise<void> {
     onTrouble: (cause) => log.warn({ cause }, "the operators' lease"),
     lead: async (tenure) => {
       log.info({ owner: tenure.owner, site: trust.siteName }, "leading");
+      const { SSU_INTERFACE_SERVICE: service } = settings;
+      const interfaces = await followInterfaces({ cluster, trust, service, port: interfacePort, term: tenure.term, signal: tenure.signal });
       const coordinatorAddress = `migration-coordinator.${cluster.namespace}.svc:${coordinatorServicePort}`;
       const parts = { cluster, trust, interfaces, coordinatorAddress, log };
       const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
       await Promise.all([
         operate({ ...parts, maxConcurrentMigrations, limits: clusterLimits, breakpoints: BREAKPOINTS !== "" }, tenure),
         answerPodmigrations(parts, tenure),
-      ]);
+      ]).finally(() => interfaces.close());
     },
   });
-  interfaces.close();
 }
 
 export async function runInterface(part: Part): Promise<void> {
   const { settings, log, signal } = part;
   const { cluster, trust } = await open(part, { makesKeys: false });
+  await mkdir(nodeDirectories.work, { recursive: true, mode: 0o700 });
   const leaving = createLeaving({
     tools: { runc: [...onNode, "runc"], criu },
     imageDirectories,
     workDirectory: nodeDirectories.work,
     limits: clusterLimits,
     openData: (target, migrationId, waiting) => openDataConnection(trust, target, { migrationId, signal: waiting }),
+    log,
   });
   const arriving = createArriving({
     imageDirectories,
@@ -194,13 +199,14 @@ export async function runInterface(part: Part): Promise<void> {
     unchangeable === undefined
       ? await nodeChecks(measures, { criu, imageDirectories, stagingDirectory: nodeDirectories.staging.volumes }, waiting)
       : [verdict("the node's runtime", "NODE_UNCHANGEABLE", [unchangeable])];
+  const terms = createTermGuard(path.join(nodeDirectories.work, "term"));
   const pairing = createPairing({ trust, addresses: [], port: interfacePort });
   const server = createPeerServer({
     trust,
     pairing,
     log,
     registerPeerRoutes: () => undefined,
-    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, check, address: settings.HOST_IP }),
+    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, check, terms, address: settings.HOST_IP }),
     onData: (socket, head, connection) => {
       takeData({ socket, head, connection }, { trust, arriving, address: settings.HOST_IP, port: interfacePort }).catch(
         (cause: unknown) => {

@@ -57,7 +57,22 @@ export async function killFrozen(pid: number): Promise<void> {
   if (freezer) await killGroup(freezer); // else gone already
 }
 
-/** The same for a group and all below it. */
+const sigkill = 1n << 8n;
+
+/**
+ * Whether a process has been killed: it is gone, or its SIGKILL waits for the thaw, until which a frozen task of cgroup
+ * version 1 outlives it.
+ * @param isItsGroup tells its cgroup from that of another process which has got its pid
+ */
+export async function isKilled(pid: number, isItsGroup: (directory: string) => boolean): Promise<boolean> {
+  const freezer = await freezerOf(pid).catch(() => undefined);
+  if (!freezer || !isItsGroup(freezer.directory)) return true;
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+  const masks = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
+  return status === "" || masks.some((mask) => (mask & sigkill) !== 0n);
+}
+
+/** The same as {@link killFrozen} for a group and all below it. */
 export async function killGroup(freezer: Freezer): Promise<void> {
   const kill = path.join(freezer.directory, "cgroup.kill"); // Linux 5.14
   if (freezer.version === 2 && (await stat(kill).catch(() => undefined))) return writeFile(kill, "1");

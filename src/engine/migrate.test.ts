@@ -442,3 +442,61 @@ describe("a person's word that the destination never comes back", () => {
     expect(await world.migrate()).toEqual({ outcome: "succeeded" });
   });
 });
+
+describe("a source that has ended while it was frozen", () => {
+  const lostAt = (operation: string, world: World) => {
+    world.canBeLost = true;
+    world.endings = (index) => world.operations[index - 1] === operation;
+    return world;
+  };
+
+  test("leaves its service to the destination's copy, where the restore's answer did not come", async () => {
+    const world = lostAt("restore", new World());
+    world.faults = once("restore", { when: "after", what: "failure" });
+    const outcome = await world.migrateToTheEnd();
+    expect(outcome).toEqual({ outcome: "succeeded" });
+    expect(world.operations).not.toContain("destroy-restored");
+    expect(world.brokenAtTheEnd(outcome)).toEqual([]);
+  });
+
+  test("is restored after a link that was cut between the grant and the restore", async () => {
+    const world = lostAt("restore", new World());
+    let asked = 0;
+    world.faults = (operation) => {
+      if (operation === "restore") world.reachable = ++asked > 3;
+      return undefined;
+    };
+    const outcome = await world.migrateToTheEnd();
+    expect(outcome).toEqual({ outcome: "succeeded" });
+    expect(world.brokenAtTheEnd(outcome)).toEqual([]);
+  });
+
+  test("goes forward also where its user has cancelled meanwhile, and where the coordinator has crashed", async () => {
+    for (const what of ["cancel", "crash"] as const) {
+      const world = lostAt("restore", new World());
+      world.faults = once("restore", { when: "after", what });
+      const outcome = await world.migrateToTheEnd();
+      expect(outcome).toEqual({ outcome: "succeeded" });
+      expect(world.brokenAtTheEnd(outcome)).toEqual([]);
+    }
+  });
+
+  test("is undone, and started afresh, where the destination has no copy either", async () => {
+    const world = lostAt("restore", new World());
+    world.faults = (operation) => {
+      if (operation === "restore") world.refusesForGood = true;
+      return undefined;
+    };
+    const outcome = await world.migrateToTheEnd();
+    expect(outcome).toMatchObject({ outcome: "rolledBack" });
+    expect(world.brokenAtTheEnd(outcome)).toEqual([]);
+  });
+
+  test("before the grant is undone at once", async () => {
+    const world = lostAt("transfer", new World());
+    world.faults = once("transfer", { when: "after", what: "failure" });
+    const outcome = await world.migrateToTheEnd();
+    expect(outcome).toMatchObject({ outcome: "rolledBack" });
+    expect(world.operations).not.toContain("is-lost");
+  });
+});

@@ -81,21 +81,14 @@ export async function migrate(parts: MigrationParts, signal: AbortSignal): Promi
       }
     }
 
-    narrator.phase("CuttingOver");
-    const commit = commitStep(parts);
     try {
-      await narrator.timed("step", commit.name, commit.run);
+      await decide(commitStep(parts), parts, narrator);
     } catch (cause) {
       if (cause instanceof CopyIsGone) return await rollBack(parts, narrator, cause);
-      throw new Unfinished("undecided", commit.name, cause);
+      throw cause;
     }
-    await journalOrStop("forward", commit.name, () => journal.done(commit.name));
   }
-
-  narrator.phase("CuttingOver");
-  for (const step of stepsAfterCommit(parts)) await runFinal("forward", step, parts, narrator);
-  narrator.phase("Succeeded");
-  return { outcome: "succeeded" };
+  return await finish(parts, narrator);
 }
 
 /**
@@ -104,7 +97,7 @@ export async function migrate(parts: MigrationParts, signal: AbortSignal): Promi
  * @throws AlreadyCommitted once the journal says that the destination owns the service
  * @throws Unfinished
  */
-export async function resolveWithoutDestination(parts: Omit<MigrationParts, "destination">): Promise<RolledBack> {
+export async function resolveWithoutDestination(parts: Omit<MigrationParts, "destination">): Promise<Outcome> {
   const { journal } = parts;
   if (journal.isDone("commit")) throw new AlreadyCommitted("the destination has committed this migration");
   const isGone = async () => {
@@ -120,6 +113,54 @@ export async function resolveWithoutDestination(parts: Omit<MigrationParts, "des
   }
   const alone = { ...parts, destination };
   return await rollBack(alone, createNarrator(alone), cause);
+}
+
+/** Asks for the commit, whose start has been journalled. @throws CopyIsGone, Unfinished */
+async function decide(commit: FinalStep, { journal }: MigrationParts, narrator: Narrator): Promise<void> {
+  narrator.phase("CuttingOver");
+  try {
+    await narrator.timed("step", commit.name, commit.run);
+  } catch (cause) {
+    if (cause instanceof CopyIsGone) throw cause;
+    throw new Unfinished("undecided", commit.name, cause);
+  }
+  await journalOrStop("forward", commit.name, () => journal.done(commit.name));
+}
+
+/** What follows the commit. @throws Unfinished */
+async function finish(parts: MigrationParts, narrator: Narrator): Promise<Outcome> {
+  narrator.phase("CuttingOver");
+  for (const step of stepsAfterCommit(parts)) await runFinal("forward", step, parts, narrator);
+  narrator.phase("Succeeded");
+  return { outcome: "succeeded" };
+}
+
+/**
+ * Goes forward with a migration that failed after the grant, because its source has ended while it was frozen: undoing it
+ * would destroy the one copy that is whole. @throws CopyIsGone, Unfinished
+ */
+async function saveCopy(parts: MigrationParts, narrator: Narrator): Promise<Outcome> {
+  const { plan, journal, destination } = parts;
+  try {
+    // All that the copy needs is there already; what failed may have been the asking alone.
+    await destination.restore(plan, new AbortController().signal);
+  } catch (cause) {
+    if (cause instanceof CopyIsGone) throw cause;
+    throw new Unfinished("undecided", "restore", cause);
+  }
+  if (!journal.isStarted("commit")) await journalOrStop("undecided", "commit", () => journal.start("commit"));
+  await decide(commitStep(parts), parts, narrator);
+  return await finish(parts, narrator);
+}
+
+/** Whether the source has ended while its memory is, or may be, at the destination. @throws Unfinished */
+async function isLostAfterGrant({ plan, journal, source }: MigrationParts): Promise<boolean> {
+  if (!source.isLost || !journal.isStarted("restore") || journal.isUndone("restore")) return false;
+  try {
+    return await source.isLost(plan);
+  } catch (cause) {
+    throw new Unfinished("back", "restore", cause);
+  }
 }
 
 /** Between freeze and restore this writes the journal once: for the grant. */
@@ -144,9 +185,10 @@ async function runFinal(direction: "back" | "forward", step: FinalStep, { journa
 
 /**
  * Undoes newest first, and takes no signal: a cancelled migration still rolls back. It stops at the first undo that
- * fails, since thawing the source while the destination's copy may run would leave two alive.
+ * fails, since thawing the source while the destination's copy may run would leave two alive. Only where there is
+ * nothing left to go back to does it go forward.
  */
-async function rollBack(parts: MigrationParts, narrator: Narrator, cause: Error): Promise<RolledBack> {
+async function rollBack(parts: MigrationParts, narrator: Narrator, cause: Error): Promise<Outcome> {
   const { journal } = parts;
   narrator.phase("RollingBack");
   let unwritten: Unfinished | undefined;
@@ -158,6 +200,14 @@ async function rollBack(parts: MigrationParts, narrator: Narrator, cause: Error)
       unwritten = new Unfinished("back", "rollback", error);
       // Once the commit has started, only the journalled failure keeps the next call from committing again.
       if (journal.isStarted("commit") || error instanceof TakenOver) throw unwritten;
+    }
+  }
+
+  if (await isLostAfterGrant(parts)) {
+    try {
+      return await saveCopy(parts, narrator);
+    } catch (error) {
+      if (!(error instanceof CopyIsGone)) throw error;
     }
   }
 

@@ -24,7 +24,8 @@ const plan: MigrationPlan = { id: "m1abcdefgh", service: "redis", destination: "
  * journal write, is checked against the promises before and after its effect.
  */
 export class World {
-  source: "running" | "frozen" | "removed" = "running";
+  /** "lost": its platform has ended it while it was frozen. */
+  source: "running" | "frozen" | "lost" | "removed" = "running";
   destination: "none" | "reserved" | "held" | "live" | "gone" = "none";
   traffic: "source" | "held" | "destination" = "source";
   copiedAhead = false;
@@ -36,6 +37,10 @@ export class World {
   /** The calls to the destination fail while this is false. */
   reachable = true;
   hasPreCopy = true;
+  /** Whether the source's platform may end a frozen copy, and the source can tell. */
+  canBeLost = false;
+  /** The engine has been told that the source's copy has ended. */
+  toldOfLoss = false;
   buffersDone = true;
 
   readonly disk: MemoryDisk = createMemoryDisk();
@@ -43,6 +48,8 @@ export class World {
   readonly broken: string[] = [];
   readonly progress: Progress[] = [];
   faults: Faults = () => undefined;
+  /** Whether the source's platform ends its copy, if that is frozen, before the operation of this index. */
+  endings: (index: number) => boolean = () => false;
   #late: { effect: () => void; after: number }[] = [];
   #life = { dead: false, cancel: new AbortController() };
   #journal: Journal | undefined;
@@ -111,6 +118,7 @@ export class World {
     const operate = async (operation: string, effect: () => void | Promise<void>, signal?: AbortSignal) => {
       if (life.dead) throw new Crash(operation);
       const fault = this.faults(operation, this.operations.length);
+      if (this.canBeLost && this.source === "frozen" && this.endings(this.operations.length)) this.source = "lost";
       this.operations.push(operation);
       this.#runLate(1);
       this.#check(operation);
@@ -158,10 +166,25 @@ export class World {
         operate("freeze", () => {
           if (this.source === "running") this.source = "frozen";
         }),
+      ...(this.canBeLost
+        ? {
+            isLost: async () => {
+              await operate("is-lost", () => {});
+              this.toldOfLoss ||= this.source === "lost";
+              return this.source === "lost";
+            },
+          }
+        : {}),
       thaw: () =>
         operate("thaw", () => {
           if (this.source === "removed") this.broken.push("a removed source was thawed");
-          if (this.source === "frozen" && this.disk.started.has("restore") && !this.refusesForGood && !this.givenUp) {
+          // A copy that has ended is started afresh at the thaw.
+          if (
+            (this.source === "frozen" || this.source === "lost") &&
+            this.disk.started.has("restore") &&
+            !this.refusesForGood &&
+            !this.givenUp
+          ) {
             this.broken.push("the source was thawed after the grant, and the destination had not confirmed");
           }
           this.source = "running";
@@ -170,6 +193,7 @@ export class World {
         operate(
           "transfer",
           () => {
+            if (this.source === "lost") throw new Error("there is nothing to dump");
             if (this.source !== "frozen") this.broken.push("a running source was dumped");
             this.dumpedFiles = true;
           },
@@ -209,7 +233,7 @@ export class World {
           "restore",
           () => {
             if (!this.disk.started.has("restore")) this.broken.push("a copy was restored without a grant");
-            if (this.refusesForGood || this.destination === "none") throw new Error("there is nothing to restore into");
+            if (this.refusesForGood || this.destination === "none") throw new CopyIsGone("there is nothing to restore into");
             if (this.destination === "reserved") this.destination = "held";
           },
           signal,
@@ -217,6 +241,7 @@ export class World {
       destroyRestored: () =>
         atDestination("destroy-restored", () => {
           if (this.destination === "live") throw new Error("this copy is committed");
+          if (this.destination === "held" && this.toldOfLoss) this.broken.push("the one copy that was whole was destroyed");
           this.refusesForGood = true;
           if (this.destination === "held") this.destination = "gone";
         }),

@@ -29,6 +29,11 @@ export type Source = Readonly<{
   /** Stops every task of the service and marks it durably, so that nothing starts it again. */
   freeze(plan: MigrationPlan): Promise<void>;
   thaw(plan: MigrationPlan): Promise<void>;
+  /**
+   * Ability of a source whose platform may end a frozen copy, as a kubelet does whose probe fails: whether it has ended, so
+   * that a thaw would bring nothing of it back. Once true it stays so.
+   */
+  isLost?(plan: MigrationPlan): Promise<boolean>;
   /** Dumps the frozen service and sends what has not gone over yet. The source stays frozen and whole. */
   transfer(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
   /** Lets the held clients, and new ones, go to the destination. */
@@ -47,7 +52,10 @@ export type Destination = Readonly<{
   /** Makes ready all that can be before the freeze. */
   reserve(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
   release(plan: MigrationPlan): Promise<void>;
-  /** The copy runs from here on, healthy, its network held: no client reaches it before the commit. */
+  /**
+   * The copy runs from here on, healthy, its network held: no client reaches it before the commit. Rejects with
+   * {@link CopyIsGone} where the destination says, durably, that there never will be one.
+   */
   restore(plan: MigrationPlan, signal: AbortSignal): Promise<void>;
   /** Resolves only when the destination has confirmed that its copy is gone and never comes back. */
   destroyRestored(plan: MigrationPlan): Promise<void>;

@@ -33,6 +33,7 @@ type Party = Readonly<{
   addresses(): readonly string[];
   /** @throws UmsError SITE_NOT_FOUND */
   options(): ReturnType<Trust["connectOptions"]>;
+  headers?: Readonly<Record<string, string>>;
 }>;
 
 const connectLimitMs = 4_000;
@@ -57,9 +58,12 @@ export function createPeerInterfaceClient(trust: Trust, peerName: string, addres
   return createClient({ who: `Site “${peerName}”`, addresses: () => [address], options: () => trust.connectOptions(peerName) });
 }
 
-/** A client for another part of this very site. */
-export function createSelfClient(trust: Trust, { who, address }: { who: string; address: string }): PeerClient {
-  return createClient({ who, addresses: () => [address], options: () => trust.connectToSelfOptions() });
+/** A client for another part of this very site. @param part.headers go with each request */
+export function createSelfClient(
+  trust: Trust,
+  { who, address, headers }: { who: string; address: string; headers?: Readonly<Record<string, string>> },
+): PeerClient {
+  return createClient({ who, addresses: () => [address], options: () => trust.connectToSelfOptions(), ...(headers ? { headers } : {}) });
 }
 
 function createClient(party: Party): PeerClient {
@@ -103,7 +107,7 @@ function createClient(party: Party): PeerClient {
   const optionsFor = (address: string): RequestOptions => ({
     ...party.options(),
     ...parseAddress(address),
-    headers: { host: address },
+    headers: { ...party.headers, host: address },
   });
 
   return {

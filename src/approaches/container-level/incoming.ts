@@ -402,6 +402,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
       inTurn(mine(id, peer), async () => {
         const reservation = mine(id, peer);
         if (reservation.state === "restored") return;
+        // One action at a time: this one is that of a restore which has failed.
+        if (reservation.state === "restoring") throw new UmsError("COPY_IS_GONE", `Migration ${id} could not be restored here.`);
         expect(reservation, "armed");
         await restoreOnce(reservation);
       }),

@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { isFrozen, memoryBytes } from "../../checkpoint/freezer.ts";
+import { isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
@@ -177,6 +177,11 @@ export function createOutgoing(
       await startAgain(engine, container.id);
     },
 
+    async isLost() {
+      const { container } = known();
+      return await isKilled(container.pid, (group) => group.includes(container.id));
+    },
+
     async transfer(_plan, signal) {
       const data = await connect(signal);
       const { container } = known();
@@ -261,7 +266,7 @@ export function createOutgoing(
     release: site.release,
     async restore(_plan, signal) {
       await expectFrozen();
-      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await site.restore(signal);
       await expectFrozen(); // the last moment at which it can be undone
     },
     destroyRestored: site.destroyRestored,

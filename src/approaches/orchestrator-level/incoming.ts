@@ -329,7 +329,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
     async restore(id, peer) {
       const { facts } = await mine(id, peer);
-      await (await parts.node(facts.node ?? "")).restore(id, { timeoutMs: limits.restoreMs });
+      const client = await parts.node(facts.node ?? "");
+      await client.restore(id, { timeoutMs: limits.restoreMs }).catch(async (cause: unknown) => {
+        // An interface that was started again after a restore knows nothing of it, but finds what runs.
+        const isUnknown = cause instanceof UmsError && cause.code === "COPY_IS_GONE";
+        if (!isUnknown || (await client.state(id, onNode(facts))) !== "restored") throw cause;
+      });
     },
 
     async commit(id, peer) {

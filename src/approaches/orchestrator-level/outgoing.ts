@@ -227,6 +227,10 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       await onNode("thaw");
     },
 
+    async isLost() {
+      return (await onNode("is-lost")).lost === true;
+    },
+
     async transfer(_plan, signal) {
       // Its end freezes the pod's own group; until then a probe that fails too often has the service killed, and started afresh.
       const budgetMs = livenessBudgetMs(facts().need.pod);
@@ -276,7 +280,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     release: site.release,
     async restore(_plan, signal) {
       await Promise.all([onNode("expect-frozen"), expectWanted()]);
-      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+      await site.restore(signal);
       await Promise.all([onNode("expect-frozen"), expectWanted()]); // the last moment at which it can be undone
     },
     destroyRestored: site.destroyRestored,

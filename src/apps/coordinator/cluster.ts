@@ -120,8 +120,7 @@ export async function createClusterCoordinator({
     async plan({ name, namespace = "default", to }, stopped) {
       const peer = createPeerClient(trust, to);
       try {
-        const node = async (nodeName: string) => interfaces.node(nodeName);
-        const { facts, refusals } = await examinePod({ cluster, peer, namespace, node, limits }, name, stopped);
+        const { facts, refusals } = await examinePod({ cluster, peer, namespace, node: interfaces.node, limits }, name, stopped);
         const site = (side: "source" | "destination") => (side === "source" ? trust.siteName : to);
         return {
           service: name,

@@ -5,6 +5,7 @@ import { Type } from "typebox";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
 import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
 import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
+import { type TermGuard, termHeader } from "../../approaches/orchestrator-level/node/term.ts";
 import { ArrivingPod, LeavingPod, NodeForwarding, PodReference } from "../../approaches/orchestrator-level/protocol.ts";
 import { type CheckResult, Measures } from "../../approaches/protocol.ts";
 import { UmsError } from "../../errors.ts";
@@ -26,21 +27,25 @@ const params = Type.Object({ id: Type.String({ pattern: migrationIdPattern }) },
 const ArrivedPod = Type.Pick(ArrivingPod, ["uid", "containers"], closed);
 type ById = { Params: { id: string } };
 
-/** @param options.address of this node */
+/** @param options.address of this node @param options.terms refuse an operator that leads no more */
 export function registerNodeRoutes(
   app: PeerApp,
   {
     leaving,
     arriving,
     check,
+    terms,
     address,
   }: {
     leaving: Leaving;
     arriving: Arriving;
     check: (measures: Measures, signal: AbortSignal) => Promise<CheckResult[]>;
+    terms: TermGuard;
     address: string;
   },
 ): void {
+  app.addHook("onRequest", async ({ headers }) => terms.admit(headers[termHeader]?.toString()));
+
   app.post<{ Body: PodReference }>("/node/describe", { schema: { body: PodReference } }, (request) =>
     leaving.describe(request.body, AbortSignal.timeout(120_000)),
   );
@@ -58,6 +63,7 @@ export function registerNodeRoutes(
     freeze: (_id, { pod }) => leaving.freeze(pod),
     thaw: (id, { pod }) => leaving.thaw(id, pod),
     "expect-frozen": (_id, { pod }) => leaving.expectFrozen(pod),
+    "is-lost": async (_id, { pod }) => ({ lost: await leaving.isLost(pod) }),
     transfer: (id, body, signal) => leaving.transfer(id, body, signal),
     reset: (_id, { pod }) => leaving.reset(pod),
     kill: (_id, { pod }) => leaving.kill(pod),

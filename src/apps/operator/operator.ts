@@ -148,7 +148,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       cluster,
       peer: peerClient(site.name),
       namespace,
-      node: async (node) => interfaces.node(node),
+      node: interfaces.node,
       nodes: async () => interfaces.all(),
       wanted: { name: object.spec.rename, node: object.spec.node },
       isOwnSite,

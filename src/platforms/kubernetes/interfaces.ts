@@ -1,15 +1,17 @@
 /** The interfaces of the cluster's nodes: where each one is, and how the site's other parts call it. */
 import type { ArrivalState } from "../../approaches/orchestrator-level/node/arriving.ts";
-import type { NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
+import type { LeavingAction, NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
 import { UmsError } from "../../errors.ts";
 import { createSelfClient, type PeerClient, type PeerRequest } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
 import type { Cluster } from "./client.ts";
-import { type Pod, pods } from "./kinds.ts";
+import { formatTerm, termHeader } from "../../approaches/orchestrator-level/node/term.ts";
+import { nodes, type Pod, pods } from "./kinds.ts";
+import type { Term } from "./lease.ts";
 
 export type Interfaces = Readonly<{
-  /** @throws UmsError INTERFACE_MISSING */
-  node(name: string): NodeClient;
+  /** Also of a node whose object is gone: nothing of such a node runs any more. @throws UmsError INTERFACE_MISSING */
+  node(name: string): Promise<NodeClient>;
   /** Without those of nodes that are down, which keep their pods. One that is only being started again is waited for. */
   all(): NodeClient[];
   close(): void;
@@ -23,20 +25,24 @@ const longMs = 120_000;
 /**
  * Follows the pods of the DaemonSet; resolves when it has seen those that are there.
  * @param options.service the label `app` of those pods (SSU_INTERFACE_SERVICE)
+ * @param options.term of the operator that calls: nodes refuse it once they have heard of a later one
  */
 export async function followInterfaces({
   cluster,
   trust,
   service,
   port,
+  term,
   signal,
 }: {
   cluster: Cluster;
   trust: Trust;
   service: string;
   port: number;
+  term?: Term;
   signal: AbortSignal;
 }): Promise<Interfaces> {
+  const headers = term && { [termHeader]: formatTerm(term) };
   const clients = new Map<string, Known>();
   const selection = { namespace: cluster.namespace, labelSelector: `app=${service}` };
 
@@ -58,7 +64,11 @@ export async function followInterfaces({
       return;
     }
     forget(node);
-    const connection = createSelfClient(trust, { who: `The interface of node ${node}`, address: `${address}:${port}` });
+    const connection = createSelfClient(trust, {
+      who: `The interface of node ${node}`,
+      address: `${address}:${port}`,
+      ...(headers ? { headers } : {}),
+    });
     clients.set(node, { pod: metadata?.uid, life, isOnDeadNode, client: createNodeClient(node, address, connection), connection });
   };
 
@@ -72,10 +82,12 @@ export async function followInterfaces({
   })();
 
   return {
-    node(name) {
+    async node(name) {
       const found = clients.get(name);
-      if (!found) throw new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
-      return found.client;
+      if (found) return found.client;
+      const missing = new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
+      if (name === "" || (await cluster.get(nodes, name, { signal }))) throw missing;
+      return createGoneNode(name, missing);
     },
     all: () => [...clients.values()].filter(({ isOnDeadNode }) => !isOnDeadNode).map(({ client }) => client),
     close() {
@@ -88,6 +100,30 @@ export async function followInterfaces({
 function isLost({ status }: Pod): boolean {
   const isReady = status?.conditions?.some(({ type, status: is }) => type === "Ready" && is === "True") ?? false;
   return !isReady && (status?.containerStatuses ?? []).length > 0 && (status?.containerStatuses ?? []).every(({ ready }) => ready);
+}
+
+/**
+ * Whoever deletes a Node says that it is gone for good, as Kubernetes itself takes it (its PodGC removes the pods of such
+ * nodes): what was there has ended, there is nothing to undo, and nothing new can be asked for.
+ */
+function createGoneNode(node: string, missing: UmsError): NodeClient {
+  const refuse = () => Promise.reject(missing);
+  const isUndo = (action: LeavingAction) => ["release", "thaw", "kill", "reset", "discard", "clean-up"].includes(action);
+  return {
+    node,
+    address: "",
+    describe: refuse,
+    check: refuse,
+    leaving: async (_id, action) => (action === "is-lost" ? { lost: true } : isUndo(action) ? {} : await refuse()),
+    announce: refuse,
+    arm: refuse,
+    restore: refuse,
+    state: async () => "gone",
+    takeOver: async () => undefined,
+    destroy: async () => undefined,
+    expectLed: refuse,
+    forwarding: async () => undefined,
+  };
 }
 
 function createNodeClient(node: string, address: string, { request }: PeerClient): NodeClient {

@@ -9,6 +9,14 @@ export type Tenure = Readonly<{
   signal: AbortSignal;
   /** Unique to this tenure. */
   owner: string;
+  term: Term;
+}>;
+
+/** Terms of later tenures are higher. */
+export type Term = Readonly<{
+  /** When the Lease was created, in seconds since the epoch: one that was deleted and made again begins to count anew. */
+  leaseMadeAt: number;
+  transitions: number;
 }>;
 
 export type Candidacy = Readonly<{
@@ -120,7 +128,11 @@ export async function standForLeader({
     const end = new AbortController();
     const tenure = AbortSignal.any([signal, end.signal]);
     const owner = `${identity}#${lease.metadata?.uid?.slice(0, 8)}.${lease.spec?.leaseTransitions}`;
-    const work = lead({ signal: tenure, owner }).catch((error: unknown) => {
+    const term = {
+      leaseMadeAt: Math.floor(Date.parse(lease.metadata?.creationTimestamp ?? "1970-01-01") / 1000),
+      transitions: lease.spec?.leaseTransitions ?? 0,
+    };
+    const work = lead({ signal: tenure, owner, term }).catch((error: unknown) => {
       if (!tenure.aborted) onTrouble(error);
     });
     // Renewed until the work has ended, also while it stops: nobody else may begin before.

@@ -104,6 +104,7 @@ describe("least privilege:", () => {
       "cluster: create authorization.k8s.io/subjectaccessreviews",
       "cluster: get list create patch delete /pods",
       "cluster: get /namespaces",
+      "cluster: get /nodes",
       "cluster: get list create delete /services",
       "cluster: create delete discovery.k8s.io/endpointslices",
       "cluster: get list watch create patch delete ums.dev/migrations",
@@ -115,6 +116,7 @@ describe("least privilege:", () => {
     "ums-operator": [
       "cluster: get delete /pods",
       "cluster: get /namespaces",
+      "cluster: get /nodes",
       "cluster: list /services",
       "cluster: create /events",
       "cluster: get list watch create patch ums.dev/migrations",

@@ -226,6 +226,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
       inTurn(known(id), async () => {
         const arrival = known(id);
         if (arrival.state === "restored") return;
+        // One action at a time: this one is that of a restore which has failed.
+        if (arrival.state === "restoring") throw new UmsError("COPY_IS_GONE", `Migration ${id} could not be restored on this node.`);
         if (arrival.state !== "armed") throw new UmsError("PEER_FAILED", `Migration ${id} is ${arrival.state} on this node.`);
         await restoreOnce(arrival);
       }),

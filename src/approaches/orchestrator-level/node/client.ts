@@ -15,7 +15,7 @@ export type NodeClient = Readonly<{
     action: LeavingAction,
     leaving: LeavingPod,
     options?: { signal?: AbortSignal; timeoutMs?: number },
-  ): Promise<{ bytesSent?: number; parts?: Record<string, number> }>;
+  ): Promise<{ bytesSent?: number; parts?: Record<string, number>; lost?: boolean }>;
   announce(id: string, pod: ArrivingPod): Promise<void>;
   arm(id: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ podAddress: string }>;
   restore(id: string, options: { timeoutMs: number }): Promise<void>;
@@ -35,6 +35,7 @@ export const leavingActions = [
   "freeze",
   "thaw",
   "expect-frozen",
+  "is-lost",
   "transfer",
   "reset",
   "kill",

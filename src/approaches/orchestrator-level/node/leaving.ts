@@ -3,9 +3,19 @@
  * goes on; only the data connection, and what went over it, is this process's own.
  */
 import path from "node:path";
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freezerOf, isFrozen, killGroup, memoryBytes, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import {
+  freezerOf,
+  isFrozen,
+  isKilled,
+  killGroup,
+  memoryBytes,
+  memoryIn,
+  parentOf,
+  processesIn,
+  setFrozen,
+} from "../../../checkpoint/freezer.ts";
 import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
@@ -19,6 +29,7 @@ import { byKind, createFileSender, type FileSender } from "../../../transfer/fil
 import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
 import type { DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
+import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
   tools: Tools;
@@ -27,6 +38,7 @@ export type LeavingParts = Readonly<{
   workDirectory: string;
   openData(target: DataTarget, migrationId: string, signal: AbortSignal): Promise<Parameters<typeof createSender>[0]>;
   limits: Readonly<{ transferMs: number }>;
+  log: { warn(details: object, message: string): void };
 }>;
 
 export type Leaving = Readonly<{
@@ -42,6 +54,8 @@ export type Leaving = Readonly<{
   thaw(id: string, pod: PodOnNode): Promise<void>;
   /** @throws UmsError THAWED */
   expectFrozen(pod: PodOnNode): Promise<void>;
+  /** Whether a container has ended while it was frozen, or will at the thaw: a probe of the kubelet can do that. */
+  isLost(pod: PodOnNode): Promise<boolean>;
   /** Dumps every container and sends it with what the files have changed; the pod's own group stays frozen after that. */
   transfer(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
   /** Tells the connections of the pod that they have ended. */
@@ -56,7 +70,6 @@ export type Leaving = Readonly<{
 const killMs = 10_000;
 /** Less than a request to a node may take; it is asked again. */
 const doomMs = 15_000;
-const sigkill = 1n << 8n;
 
 type Session = {
   files: FileSender;
@@ -99,6 +112,11 @@ export function createLeaving(parts: LeavingParts): Leaving {
   async function sendLogs(id: string, pod: PodOnNode, data: Sender): Promise<void> {
     for (const { name, logPath } of pod.containers)
       await sessionOf(id).files.log(data, { kind: "log", ...(isAlone(pod) ? {} : { container: name }) }, logPath);
+  }
+
+  /** Without the mark the pod moves as well: what that means for a node that loses its power stands in docs/crash-safety.md. */
+  async function markHeld(pod: PodOnNode): Promise<void> {
+    await holdStarts(pod).catch((cause: unknown) => parts.log.warn({ pod: pod.uid, cause }, "the pod's log directory takes no mark"));
   }
 
   async function roomFor(id: string, pod: PodOnNode): Promise<string> {
@@ -144,7 +162,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     const files = async () => {
       for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
     };
-    const both = [timed("memory", memory()), timed("files", files())];
+    const both = [timed("memory", memory()), timed("files", files()), timed("mark", markHeld(pod))];
     await Promise.all(both).catch(async (cause: unknown) => {
       giveUp.abort(cause);
       await Promise.allSettled(both);
@@ -230,6 +248,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       if (transfer) sender?.close();
       for (const { name } of pod.containers) await dumpEnded(workOf(id, name));
       await transfer?.ended;
+      await allowStarts(pod);
       for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended
     },
 
@@ -238,6 +257,10 @@ export function createLeaving(parts: LeavingParts): Leaving {
         const there = (await freezerOf(pid).catch(() => undefined))?.directory === freezer.directory;
         if (there && !(await isFrozen(pid))) throw new UmsError("THAWED", `Container ${name} was thawed while it moved.`);
       }
+    },
+
+    async isLost({ containers }) {
+      return (await Promise.all(containers.map(isDoomed))).some(Boolean);
     },
 
     async transfer(id, leaving, signal) {
@@ -253,7 +276,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
       await expectDoomed(pod);
       const group = groupOf(pod);
       for (const until = Date.now() + killMs; ;) {
-        if ((await processesIn(group).catch(() => [])).length === 0) return;
+        // Its deletion has reached the kubelet, or the API server alone: neither starts a pod that is being deleted.
+        if ((await processesIn(group).catch(() => [])).length === 0) return await allowStarts(pod);
         await killGroup(group).catch(ignoreGone);
         for (const each of [group, ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(each, false).catch(ignoreGone);
         if (Date.now() > until) throw new UmsError("TIMED_OUT", "The frozen copy's tasks do not end.");
@@ -293,12 +317,7 @@ async function expectDoomed(pod: PodOnNode): Promise<void> {
   }
 }
 
-async function isDoomed({ pid, freezer }: PodOnNode["containers"][number]): Promise<boolean> {
-  if ((await freezerOf(pid).catch(() => undefined))?.directory !== freezer.directory) return true; // gone
-  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
-  const masks = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
-  return status === "" || masks.some((mask) => (mask & sigkill) !== 0n);
-}
+const isDoomed = ({ pid, freezer }: PodOnNode["containers"][number]) => isKilled(pid, (directory) => directory === freezer.directory);
 
 /** Where the kubelet keeps a pod's emptyDir volume (kubernetes, pkg/volume/emptydir). */
 export const emptyDirectory = (podUid: string, volume: string) =>
