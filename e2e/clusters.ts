@@ -32,6 +32,8 @@ export type Cluster = Readonly<{
   stopApiServer(): Promise<void>;
   /** Resolves when it answers again. */
   startApiServer(): Promise<void>;
+  /** After `powerOff`: the node comes back as a machine does that starts its kubelet by itself. Not for the control plane's. */
+  powerOn(node: ClusterNode): Promise<void>;
   /** Nothing passes between the wan and this cluster any more. */
   cutLink(): Promise<void>;
   restoreLink(): Promise<void>;
@@ -231,6 +233,11 @@ async function createCluster({ name, run, wan, root, programs, registry, pushed,
     startApiServer: async () => {
       await first.start("kube-apiserver");
       await apiServerAnswers();
+    },
+    powerOn: async (node) => {
+      await node.powerOn();
+      await joinPodNetworks({ node, nodes, network, addressOf });
+      await node.start("containerd", "kubelet", "kube-proxy");
     },
     cutLink: () => linkState("down"),
     restoreLink: () => linkState("up"),

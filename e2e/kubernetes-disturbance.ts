@@ -322,8 +322,8 @@ function watchCopies(nodes: readonly ClusterNode[]): { expectNeverTwo(): void; s
   };
 }
 
-/** The states of the service's processes on a node. */
-function copiesOn(node: ClusterNode): ("live" | "frozen" | "dying")[] {
+/** The states of the service's processes on a node that is on. */
+export function copiesOn(node: ClusterNode): ("live" | "frozen" | "dying")[] {
   const groups = readLines(`/proc/${node.initPid()}/cgroup`);
   const version1 = groups.find((line) => line.split(":")[1] === "freezer")?.split(":")[2];
   const version2 = groups

@@ -139,14 +139,19 @@ describe("while the source's copy is frozen nothing starts it again:", () => {
     await expectNothingLeft();
   });
 
-  test("a reboot, and Podman's start of every container that should always run", async () => {
+  test.each([
+    ["before the grant the service starts afresh", "transfer", () => a],
+    ["after the grant it goes on at the destination, with its memory", "restore", () => b],
+  ] as const)("a reboot, and Podman's start of every container that should always run: %s", async (_how, step, owner) => {
+    const client = await writingClient();
     const copies = watchCopies([a.host, b.host]);
     onTestFinished(() => copies.stop());
-    const id = await startAndStopAt(sites, "restore", "after");
+    const id = await startAndStopAt(sites, step, "after");
     await boot(a, { powerOffFirst: true });
     await settled(sites, id);
     copies.expectNeverTwo();
-    await expectOneCopy(sites, a);
+    await expectOneCopy(sites, owner());
+    if (owner() === b) await expectNothingLost(client);
     await expectNothingLeft();
   });
 });

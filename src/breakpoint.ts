@@ -36,6 +36,7 @@ export function withBreakpoint(
   const { preCopy } = source;
   return {
     source: {
+      ...source,
       admit: around("admit", source.admit),
       ...(preCopy ? { preCopy: { run: around("pre-copy", preCopy.run), discard: around("undo pre-copy", preCopy.discard) } } : {}),
       holdClients: around("hold-clients", source.holdClients),
@@ -48,6 +49,7 @@ export function withBreakpoint(
       cleanUp: around("clean-up", source.cleanUp),
     },
     destination: {
+      ...destination,
       reserve: around("reserve", destination.reserve),
       release: around("undo reserve", destination.release),
       restore: around("restore", destination.restore),

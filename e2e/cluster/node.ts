@@ -14,6 +14,10 @@ export type ClusterNode = Place &
     initPid(): number;
     /** A path of the node, as the test runner reaches it. */
     path(inside: string): string;
+    /** Everything in it ends at once; what it had on disk stays. */
+    powerOff(): Promise<void>;
+    /** None of its services runs yet, and it has no way to other nodes' pods: see `Cluster.powerOn`. */
+    powerOn(): Promise<void>;
     /** The supervisor starts the service and keeps it up. */
     start(...services: readonly ServiceName[]): Promise<void>;
     /** At once, as by SIGKILL, and for good. */
@@ -80,24 +84,29 @@ export async function createNode({
     // Nothing starts before it is told to: each needs what the one before it offers.
     write(join(servicesDirectory, service, "down"), "");
   }
-  stack.defer(() => machine.powerOff());
-  const pid = await machine.powerOn(["cluster/node-init.sh", storage, name, String(run.cgroupVersion), root, programs]);
-  await connect({ wan, port: name, bridge, inside: place, initPid: pid, number });
+  const supervised = Object.keys(services).map((service) => join(servicesDirectory, service));
+  const powerOn = async () => {
+    const pid = await machine.powerOn(["cluster/node-init.sh", storage, name, String(run.cgroupVersion), root, programs]);
+    await connect({ wan, port: name, bridge, inside: place, initPid: pid, number });
+    await place.exec(["sh", "-c", `until sv status ${supervised.join(" ")} >/dev/null; do sleep 0.05; done`]);
+  };
+  const powerOff = async () => {
+    // Without its link no dying process can tell a peer (FIN, RST), as in a real power loss.
+    if (machine.isOn()) await wan.exec(["ip", "link", "del", name], { reject: false });
+    await machine.powerOff();
+  };
+  stack.defer(powerOff);
+  await powerOn();
 
   const supervise = async (command: readonly string[], names: readonly ServiceName[]) =>
     void (await place.exec(["sv", ...command, ...names.map((service) => join(servicesDirectory, service))]));
-  await place.exec([
-    "sh",
-    "-c",
-    `until sv status ${Object.keys(services)
-      .map((service) => join(servicesDirectory, service))
-      .join(" ")} >/dev/null; do sleep 0.05; done`,
-  ]);
   return {
     ...place,
     name,
     initPid,
     path,
+    powerOn,
+    powerOff,
     start: (...names) => supervise(["up"], names),
     stop: async (service) => {
       await supervise(["down"], [service]);
