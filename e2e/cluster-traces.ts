@@ -7,8 +7,8 @@ import type { ClusterNode } from "./cluster/node.ts";
 export type Traces = readonly string[];
 
 const onNode = [
-  // The directories themselves stay.
-  "find /run/ums /dev/shm/ums /var/lib/ums /var/lib/containerd/ums /var/lib/kubelet/ums -mindepth 1 | grep -vE '^(/run/ums/restore|/var/lib/ums/(images|work))$' | sed 's/^/file /'",
+  // The directories themselves stay, and a node's knowledge of who leads.
+  "find /run/ums /dev/shm/ums /var/lib/ums /var/lib/containerd/ums /var/lib/kubelet/ums -mindepth 1 | grep -vE '^(/run/ums/restore|/var/lib/ums/(images|work|work/term))$' | sed 's/^/file /'",
   "nft list tables | grep -E 'ums_(forward|hold)' | sed 's/^/nft /'",
   "ip -oneline link | grep -o 'umshold[0-9b]*' | sed 's/^/link /'",
   "ip rule | grep 0x554d | sed 's/^/rule /'",

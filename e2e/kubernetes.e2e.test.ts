@@ -1,6 +1,7 @@
 /** Pods on two real clusters, moved there and back: what moves, how, and what is left behind. */
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
@@ -529,6 +530,7 @@ describe("a Migration object", () => {
     await createMigration(a, { name: "unwanted", pod: "unwanted", to: b, breakpoint: "transfer after" });
     await atBreakpoint(a, "unwanted", { step: "transfer", moment: "after" });
     await kubectl(a, "delete", "pod", "unwanted", "--wait=false");
+    await sleep(4_000); // until the kubelet's SIGKILL waits for the thaw
     await setBreakpoint(a, "unwanted", undefined);
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/unwanted", "--timeout=60s");
     expect((await migrationIn(a, "unwanted")).status).toMatchObject({ phase: "RolledBack", error: { code: "POD_DELETED" } });
@@ -580,6 +582,24 @@ describe("a Migration object", () => {
     expect((await podIn(owner, "impatient")).status?.containerStatuses?.[0]?.restartCount).toBe(0);
     expect(await run(owner, "impatient", "main", "redis-cli get here")).toBe("stays");
     await forget("impatient");
+  });
+
+  test("whose frozen source its liveness probe has killed after the grant goes forward, also when it is cancelled then", async () => {
+    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 5 };
+    await start("probed", {}, { livenessProbe });
+    await run(a, "probed", "main", "redis-cli set here stays");
+    await createMigration(a, { name: "probed", pod: "probed", to: b, breakpoint: "restore before" });
+    await atBreakpoint(a, "probed", { step: "restore", moment: "before" });
+    const killed = () => kubectl(a, "get", "events", "--field-selector=involvedObject.name=probed,reason=Killing", "--output=name");
+    await expect.poll(killed, { timeout: 30_000 }).not.toBe("");
+    await sleep(4_000); // its grace period, then SIGKILL
+    await kubectl(a, "patch", "migration", "probed", "--type=merge", '--patch={"spec":{"cancel":true}}');
+    await sleep(1_000);
+    await setBreakpoint(a, "probed", undefined); // the copy is restored all the same
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/probed", "--timeout=60s");
+    expect(await isThere(a, "probed")).toBe(false);
+    expect(await run(b, "probed", "main", "redis-cli get here")).toBe("stays");
+    await forget("probed");
   });
 
   test("of a pod with a preStop hook calls it on neither copy", async () => {

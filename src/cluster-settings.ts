@@ -19,6 +19,8 @@ const Environment = Type.Object({
   SSU_INTERFACE_SERVICE: Text("ssu-interface"),
   SSU_INTERFACE_HOST: Type.Optional(Type.String()),
   SSU_INTERFACE_NODEPORT: Port(30_002),
+  /** Where the operator finds its own site's coordinator: a URL, as the original had it, of which host and port count. */
+  SYNC_HOST: Type.Optional(Type.String({ pattern: "^((https?://)?[a-zA-Z0-9.-]+(:[0-9]{1,5})?/?)?$" })),
   LOG_LEVEL: Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" }),
   POD_NAME: Text("ums"),
   POD_NAMESPACE: Type.Optional(Type.String()),
@@ -43,6 +45,12 @@ export function readClusterSettings(environment: NodeJS.ProcessEnv): ClusterSett
   if (Value.Check(Environment, settings)) return settings;
   const [first] = Value.Errors(Environment, settings);
   throw new UmsError("BAD_CONFIGURATION", `The environment's ${first?.instancePath.slice(1) ?? ""} ${first?.message ?? "can't be used"}.`);
+}
+
+/** Host and port at which the operator calls its own site's coordinator. */
+export function ownCoordinator({ SYNC_HOST }: ClusterSettings, namespace: string): string {
+  const host = SYNC_HOST?.replace(/^https?:\/\//, "").replace(/\/$/, "") || `migration-coordinator.${namespace}.svc`;
+  return /:\d+$/.test(host) ? host : `${host}:${coordinatorServicePort}`;
 }
 
 /** Limits of a migration between clusters, in milliseconds. */

@@ -18,9 +18,9 @@ import {
   type ClusterSettings,
   coordinatorNodePort,
   coordinatorPort,
-  coordinatorServicePort,
   healthPort,
   interfacePort,
+  ownCoordinator,
 } from "../cluster-settings.ts";
 import { type Cluster, openCluster } from "../platforms/kubernetes/client.ts";
 import { connectByKubeconfig, connectInCluster } from "../platforms/kubernetes/connection.ts";
@@ -165,7 +165,7 @@ export async function runOperator(part: Part): Promise<void> {
       log.info({ owner: tenure.owner, site: trust.siteName }, "leading");
       const { SSU_INTERFACE_SERVICE: service } = settings;
       const interfaces = await followInterfaces({ cluster, trust, service, port: interfacePort, term: tenure.term, signal: tenure.signal });
-      const coordinatorAddress = `migration-coordinator.${cluster.namespace}.svc:${coordinatorServicePort}`;
+      const coordinatorAddress = ownCoordinator(settings, cluster.namespace);
       const parts = { cluster, trust, interfaces, coordinatorAddress, log };
       const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
       await Promise.all([
@@ -200,10 +200,8 @@ export async function runInterface(part: Part): Promise<void> {
       ? await nodeChecks(measures, { criu, imageDirectories, stagingDirectory: nodeDirectories.staging.volumes }, waiting)
       : [verdict("the node's runtime", "NODE_UNCHANGEABLE", [unchangeable])];
   const terms = createTermGuard(path.join(nodeDirectories.work, "term"));
-  const pairing = createPairing({ trust, addresses: [], port: interfacePort });
   const server = createPeerServer({
     trust,
-    pairing,
     log,
     registerPeerRoutes: () => undefined,
     registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, check, terms, address: settings.HOST_IP }),

@@ -43,7 +43,8 @@ export type People = Readonly<{
 
 export type PeerServerParts = Readonly<{
   trust: Trust;
-  pairing: Pairing;
+  /** Absent: nobody pairs here. */
+  pairing?: Pairing;
   /** Adds routes under `/peer/`; their requests have {@link FastifyRequest.peer}. */
   registerPeerRoutes(app: PeerApp): void | Promise<void>;
   /** Adds routes under `/node/`, for other parts of this very site alone. */
@@ -129,11 +130,12 @@ export function createPeerServer({
   });
   app.get("/healthcheck", (_request, reply) => reply.type("text/plain").send("OK"));
   app.get("/peer/healthcheck", () => ({ site: trust.siteName }));
-  app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, async (request, reply) => {
-    const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
-    log.info({ site: (request.body as PairRequest).name }, "paired with a site");
-    return reply.header("connection", "close").send(answer);
-  });
+  if (pairing)
+    app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, async (request, reply) => {
+      const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
+      log.info({ site: (request.body as PairRequest).name }, "paired with a site");
+      return reply.header("connection", "close").send(answer);
+    });
   app.register(async (scope) => await registerPeerRoutes(scope as unknown as PeerApp));
   if (registerOwnRoutes) app.register(async (scope) => await registerOwnRoutes(scope as unknown as PeerApp));
 

@@ -179,6 +179,8 @@ export function createOutgoing(
 
     async isLost() {
       const { container } = known();
+      // Whoever removed it wants it gone.
+      if (!(await engine.find(container.id))) return false;
       return await isKilled(container.pid, (group) => group.includes(container.id));
     },
 

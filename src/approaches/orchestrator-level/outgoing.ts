@@ -127,6 +127,12 @@ export async function examinePod(
   return { facts, refusals: [...held, ...theirs] };
 }
 
+/** Whether Kubernetes itself deletes the pod, because its node has gone (concepts/workloads/pods/disruptions). */
+const isNodesFault = ({ status }: Pod) =>
+  (status?.conditions ?? []).some(
+    ({ type, reason = "" }) => type === "DisruptionTarget" && /^DeletionBy(TaintManager|PodGC)$/.test(reason),
+  );
+
 /** What of a running pod its user can change. */
 const changeable = ({ metadata, spec }: Pod) => [metadata?.labels, metadata?.annotations, spec];
 
@@ -152,14 +158,21 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     if (forwarding) await Promise.all((await parts.nodes()).map((node) => node.forwarding(action, forwarding)));
   };
 
-  /** Whoever deleted the pod wants it gone, not moved; and what was changed meanwhile its copy does not have. @throws UmsError POD_DELETED, POD_CHANGED */
-  async function expectWanted(): Promise<void> {
+  /** Whoever deleted the pod wants it gone, not moved; and what was changed meanwhile its copy does not have. */
+  async function whyUnwanted(): Promise<UmsError | undefined> {
     const { namespace, name, uid, need } = facts();
     const pod = await cluster.get(pods, name, { namespace });
-    if (pod?.metadata?.uid !== uid || pod.metadata.deletionTimestamp !== undefined)
-      throw new UmsError("POD_DELETED", `Pod ${name} was deleted while it moved.`);
-    if (!isDeepStrictEqual(changeable(pod), changeable(need.pod)))
-      throw new UmsError("POD_CHANGED", `Pod ${name} was changed while it moved.`);
+    if (pod?.metadata?.uid !== uid || (pod.metadata.deletionTimestamp !== undefined && !isNodesFault(pod)))
+      return new UmsError("POD_DELETED", `Pod ${name} was deleted while it moved.`);
+    return isDeepStrictEqual(changeable(pod), changeable(need.pod))
+      ? undefined
+      : new UmsError("POD_CHANGED", `Pod ${name} was changed while it moved.`);
+  }
+
+  /** @throws UmsError POD_DELETED, POD_CHANGED */
+  async function expectWanted(): Promise<void> {
+    const why = await whyUnwanted();
+    if (why) throw why;
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
@@ -228,7 +241,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     },
 
     async isLost() {
-      return (await onNode("is-lost")).lost === true;
+      // Its user may have ended it: then that stands.
+      return (await whyUnwanted()) === undefined && (await onNode("is-lost")).lost === true;
     },
 
     async transfer(_plan, signal) {
