@@ -15,10 +15,11 @@ import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
-import { byKind, createFileSender, type FileSender } from "../../../transfer/files.ts";
+import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
 import type { DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
+import { isAlone, sendLogs, treesOf } from "./contents.ts";
 
 export type LeavingParts = Readonly<{
   tools: Tools;
@@ -86,21 +87,6 @@ export function createLeaving(parts: LeavingParts): Leaving {
     return (session.sender ??= createSender(await parts.openData(target, id, signal)));
   }
 
-  const trees = (pod: PodOnNode) =>
-    byKind([
-      ...pod.containers.map(({ name, changesDirectory }) => ({
-        tree: isAlone(pod) ? "changes" : `changes:${name}`,
-        root: changesDirectory,
-      })),
-      ...pod.volumes.map(({ directory }, at) => ({ tree: `volume:${at}`, root: directory })),
-      ...(pod.shm === undefined ? [] : [{ tree: "shm", root: pod.shm }]),
-    ]);
-
-  async function sendLogs(id: string, pod: PodOnNode, data: Sender): Promise<void> {
-    for (const { name, logPath } of pod.containers)
-      await sessionOf(id).files.log(data, { kind: "log", ...(isAlone(pod) ? {} : { container: name }) }, logPath);
-  }
-
   async function roomFor(id: string, pod: PodOnNode): Promise<string> {
     const sizes = await Promise.all(pod.containers.map(({ freezer }) => memoryIn(freezer)));
     const directory = await makeImageDirectory(
@@ -128,7 +114,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     };
     const data = await connect(id, target, signal);
     const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
-    const { early, late } = await trees(pod);
+    const { early, late } = await treesOf(pod);
     const memory = async () => {
       for (const { name, id: containerId, runcRoot } of pod.containers) {
         signal.throwIfAborted();
@@ -150,7 +136,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       await Promise.allSettled(both);
       throw cause;
     });
-    await sendLogs(id, pod, data);
+    await sendLogs(sessionOf(id).files, pod, data);
     await timed("flush", data.flush(limits.transferMs));
     return { bytesSent: data.bytesSent(), parts: took };
   }
@@ -207,8 +193,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
     async preCopy(id, { pod, target }, signal) {
       const data = await connect(id, target, signal);
-      await sendLogs(id, pod, data);
-      const { early } = await trees(pod);
+      await sendLogs(sessionOf(id).files, pod, data);
+      const { early } = await treesOf(pod);
       await sessionOf(id).files.live(data, early, { flushMs: limits.transferMs, signal });
     },
 
@@ -277,9 +263,6 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
   };
 }
-
-/** Then nothing that is sent names its container: see StreamContent. */
-const isAlone = ({ containers }: PodOnNode) => containers.length === 1;
 
 /**
  * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A
