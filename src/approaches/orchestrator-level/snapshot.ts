@@ -65,7 +65,10 @@ type Selector = Readonly<{ matchLabels?: unknown; matchExpressions?: unknown; [l
 type Template = Readonly<{ metadata?: { labels?: Record<string, string> }; spec?: { containers?: { name?: string; image?: string }[] } }>;
 
 /** The labels that are wanted of a copy: the template's, else the Pod's own, and the selector's, so that it finds the copy. */
-export function wantedLabels(pod: Pod, { selector = {}, template = {} }: { selector?: Selector; template?: Template }): Record<string, string> {
+export function wantedLabels(
+  pod: Pod,
+  { selector = {}, template = {} }: { selector?: Selector; template?: Template },
+): Record<string, string> {
   // The original's samples write a selector's labels without matchLabels.
   const { matchLabels, matchExpressions: _cannotBeMet, ...plain } = selector;
   const selected = Object.entries({ ...plain, ...(matchLabels as object | undefined) });
@@ -81,7 +84,8 @@ export function differenceFrom(pod: Pod, { spec: wanted }: Template): string | u
   const images = new Map((pod.spec?.containers ?? []).map(({ name, image }) => [name, image]));
   for (const { name = "", image } of wanted.containers) {
     if (!images.has(name)) return `The snapshot has no container ${name}.`;
-    if (image !== undefined && image !== images.get(name)) return `Container ${name} of the snapshot runs ${images.get(name)}, not ${image}.`;
+    if (image !== undefined && image !== images.get(name))
+      return `Container ${name} of the snapshot runs ${images.get(name)}, not ${image}.`;
   }
   const missing = [...images.keys()].find((name) => !wanted.containers?.some((container) => container.name === name));
   return missing === undefined ? undefined : `The template lacks container ${missing} of the snapshot.`;

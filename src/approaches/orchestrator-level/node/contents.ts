@@ -3,7 +3,7 @@ import { byKind, type FileSender, type StreamSender, type Tree } from "../../../
 import type { PodOnNode } from "../protocol.ts";
 
 /** Then nothing that is sent names its container. */
-export const isAlone = ({ containers }: Pick<PodOnNode, "containers">) => containers.length === 1;
+export const isAlone = ({ containers }: Readonly<{ containers: readonly unknown[] }>) => containers.length === 1;
 
 /** Its containers' changed files, its volumes and its shared memory: `early` can be sent while it runs, `late` can't. */
 export const treesOf = (pod: PodOnNode): Promise<{ early: Tree[]; late: Tree[] }> =>
