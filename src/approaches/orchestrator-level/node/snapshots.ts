@@ -19,7 +19,7 @@ import { imageSlackBytes, sendWhileDumped } from "../../../transfer/memory.ts";
 import { syncDirectory, writeDurably } from "../../../trust/durable-file.ts";
 import { type CheckResult, closed } from "../../protocol.ts";
 import { PodOnNode } from "../protocol.ts";
-import { PodSnapshot, type ReplaySnapshot, SnapshotPath, type SnapshotSummary, type TakeSnapshot } from "../snapshot.ts";
+import { PodSnapshot, type ReplaySnapshot, type SnapshotSummary, type TakeSnapshot } from "../snapshot.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
 import type { Leaving, LeavingParts } from "./leaving.ts";
 import type { PodControl } from "./pod-control.ts";
@@ -61,7 +61,7 @@ export type Snapshots = Readonly<{
 /** Written before anything is done of what it tells. */
 const Mark = Type.Object(
   {
-    path: SnapshotPath,
+    path: Type.String({ maxLength: 4096 }),
     /** Processes and cgroups of another boot are gone, and their numbers may be others'. */
     boot: Type.String({ maxLength: 64 }),
     /** The pod, as long as it may stand still. */
@@ -374,7 +374,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
           const id = name.slice(0, -workSuffix.length);
           const mark = await readJson(path.join(workOf(id), "mark.json"));
           // Nothing is done before the mark is whole.
-          if (!Value.Check(Mark, mark)) return await rm(workOf(id), { recursive: true, force: true });
+          if (!Value.Check(Mark, mark) || !mark.path.startsWith(`${root}/`)) return await rm(workOf(id), { recursive: true, force: true });
           if (mark.pod) standing.set(mark.pod.uid, mark.path);
           const undone = undo(id, mark, Promise.resolve());
           running.set(id, undone);
