@@ -1,10 +1,18 @@
 /** The original's API on real clusters: who gets in, its contract, plain HTTP where it is asked for, and Podmigrations. */
-import { resolve } from "node:path";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { containerImages } from "../setup/container-images.ts";
 import { describeOriginalApi } from "../src/apps/coordinator/original.contract.ts";
+import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
+import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { startClient } from "./client.ts";
+import { migrationIn } from "./cluster-migrations.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites } from "./cluster-sites.ts";
+import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
+import { processesNamed } from "./disturbance.ts";
+import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 import type { Wan } from "./wan.ts";
 
 const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
@@ -14,7 +22,7 @@ let a: ClusterSite;
 let b: ClusterSite;
 let wan: Wan;
 beforeAll(async () => {
-  sites = await createClusterSites({ images: await containerImages(["memhog"]) });
+  sites = await createClusterSites({ images: [...(await containerImages(["memhog"])), await redisImage()] });
   ({ a, b } = sites);
   ({ wan } = sites.clusters);
   for (const { cluster, apply } of [a, b]) {
@@ -138,29 +146,47 @@ describe("afterwards", () => {
   });
 });
 
-describe("a Podmigration", () => {
-  const statusOf = async (name: string, { cluster } = a) => {
-    const { stdout } = await cluster.kubectl(["get", `podmigration/${name}`, "--output=jsonpath={.status}"]);
-    return stdout === "" ? {} : (JSON.parse(stdout) as { state?: string; activePod?: string; currentRevision?: string; message?: string });
-  };
-  const ask = async (body: object) => curl(a, ["POST", "/Podmigrations"], { token: await tokenOf(a, "mover"), body });
-  const ended = async (name: string, site = a) => {
-    await expect.poll(async () => (await statusOf(name, site)).state, { timeout: 120_000 }).toMatch(/^(Completed|Failed)$/);
-    return statusOf(name, site);
-  };
+type PodmigrationStatus = { state?: string; activePod?: string; currentRevision?: string; message?: string };
+const podmigrationStatus = async (name: string, { cluster }: ClusterSite, namespace = "default") => {
+  const { stdout } = await cluster.kubectl([
+    "get",
+    `podmigration/${name}`,
+    `--namespace=${namespace}`,
+    "--output=jsonpath={.status}",
+    "--ignore-not-found",
+  ]);
+  return stdout === "" ? {} : (JSON.parse(stdout) as PodmigrationStatus);
+};
+const podmigrationEnd = async (name: string, site: ClusterSite, namespace = "default") => {
+  const state = async () => (await podmigrationStatus(name, site, namespace)).state;
+  await expect.poll(state, { timeout: 120_000 }).toMatch(/^(Completed|Failed)$/);
+  return podmigrationStatus(name, site, namespace);
+};
 
+describe("a Podmigration", () => {
+  const ask = async (body: object) => curl(a, ["POST", "/Podmigrations"], { token: await tokenOf(a, "mover"), body });
+  const ended = (name: string, site = a) => podmigrationEnd(name, site);
+
+  const root = "/var/lib/kubelet/migration";
   test.each([
     [{ action: "live-migration", sourcePod: "memhog", destHost: "nowhere" }, /^SITE_NOT_FOUND: .*nowhere/],
     [{ action: "live-migration", sourcePod: "memhog", destHost: "a-1" }, /runs on node a-1 already/],
     [{ action: "live-migration", sourcePod: "memhog" }, /needs sourcePod and destHost/],
     [{ action: "live-migration", sourcePod: "nobody", destHost: "b" }, /^SERVICE_NOT_FOUND: /],
-    [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: "/var/lib/kubelet/migration/memhog" }, /checkpoint is not there yet/],
-    [{ action: "restore", snapshotPath: "/var/lib/kubelet/migration/memhog" }, /restore is not there yet/],
+    [{ action: "checkpoint", snapshotPath: `${root}/memhog` }, /needs sourcePod/],
+    [{ action: "checkpoint", sourcePod: "nobody", snapshotPath: `${root}/memhog` }, /^SERVICE_NOT_FOUND: /],
+    [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: "/etc/memhog" }, /^BAD_REQUEST: snapshotPath must be below/],
+    [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: `${root}/../pods/memhog` }, /^BAD_REQUEST: /],
+    [{ action: "restore" }, /needs snapshotPath/],
+    [{ action: "restore", snapshotPath: `${root}/none` }, /^SNAPSHOT_NOT_FOUND: /],
+    [{ action: "restore", snapshotPath: `${root}/none`, destHost: "b-1" }, /^BAD_REQUEST: .*destHost/],
+    [{ action: "restore", snapshotPath: `${root}/none`, replicas: 0 }, /^BAD_REQUEST: .*replicas/],
   ])("%j is refused with its reason, and touches nothing", async (spec, reason) => {
     const name = `refused-${Math.random().toString(36).slice(2, 8)}`;
     expect(await ask({ name, replicas: 1, ...spec })).toMatchObject({ status: 200 });
     expect(await ended(name)).toMatchObject({ state: "Failed", message: expect.stringMatching(reason) });
     expect(await isAt(a)).toBe(true);
+    expect((await a.cluster.nodes[0].exec(["ls", root], { reject: false })).exitCode).not.toBe(0);
   });
 
   test("of no documented form is refused", async () => {
@@ -208,6 +234,244 @@ describe("a Podmigration", () => {
     const { status, text } = await curl(a, ["GET", "/Podmigrations"], { token: await tokenOf(a, "mover") });
     expect(status).toBe(200);
     expect(JSON.parse(text)).toContainEqual(expect.objectContaining({ kind: "Podmigration" }));
+  });
+});
+
+describe("a snapshot of a pod", () => {
+  const root = "/var/lib/kubelet/migration";
+  const place = `${root}/kkk/memhog`;
+  const image = "ghcr.io/hpcclab/nims/memhog:main";
+  let node: (typeof a.cluster.nodes)[0];
+  let before: Traces;
+
+  beforeAll(async () => {
+    [node] = a.cluster.nodes;
+    await a.cluster.kubectl(["delete", "pod/memhog", "--ignore-not-found", "--grace-period=1"]);
+    before = await tracesIn(a);
+    await a.apply(memhog);
+    await ready("memhog");
+  }, 60_000);
+
+  const podmigrate = (name: string, spec: object, namespace = "default") =>
+    a.apply({
+      apiVersion: "podmig.dcn.ssu.ac.kr/v1",
+      kind: "Podmigration",
+      metadata: { name, namespace },
+      spec: { selector: { podmig: "dcn" }, ...spec },
+    });
+  const carriedOut = async (name: string, spec: object) => {
+    await podmigrate(name, spec);
+    return podmigrationEnd(name, a);
+  };
+  const ready = (pod: string, { cluster } = a) =>
+    cluster.kubectl(["wait", "--for=condition=Ready", `pod/${pod}`, "--timeout=60s"], { timeoutMs: 70_000 });
+  const podCalled = async (pod: string) => JSON.parse((await a.cluster.kubectl(["get", "pod", pod, "--output=json"])).stdout) as Pod;
+  const removePods = (...pods: string[]) => a.cluster.kubectl(["delete", "pods", ...pods, "--grace-period=1"]);
+  const counts = async (pod: string) => (await countsOf(a, pod)).length;
+
+  /** It counts on where it was, in the same process. */
+  async function expectCounting(pod: string, site = a): Promise<void> {
+    const { length } = await countsOf(site, pod);
+    await expect.poll(async () => (await countsOf(site, pod)).length, { timeout: 10_000 }).toBeGreaterThan(length + 1);
+    const now = await countsOf(site, pod);
+    expect(now).toEqual(now.map((_, index) => index));
+    const { stdout } = await site.cluster.kubectl(["get", "pod", pod, "--output=jsonpath={.status.containerStatuses[*].restartCount}"]);
+    expect(stdout).toBe("0");
+  }
+
+  test("is written while it goes on counting, and is root's alone", async () => {
+    await expect.poll(() => counts("memhog")).toBeGreaterThan(2);
+    const status = await carriedOut("kept", { action: "checkpoint", sourcePod: "memhog", snapshotPath: place });
+    const message = expect.stringMatching(/^Node a-1 has the snapshot in \S+: \d+ MiB\. The pod stood still for \d+ ms\.$/);
+    expect(status).toEqual({ state: "Completed", activePod: "memhog", currentRevision: place, message });
+    await expectCounting("memhog");
+    const { stdout } = await node.exec(["find", root, "-maxdepth", "2", "-printf", "%P %m %u\n"]);
+    expect(stdout.split("\n").filter(Boolean).toSorted()).toEqual([" 700 root", "kkk 700 root", "kkk/memhog 700 root"]);
+  });
+
+  test("becomes two pods that count on from there, while the first one counts on, too", async () => {
+    const template = { metadata: { labels: { name: "copy" } }, spec: { containers: [{ name: "memhog", image }] } };
+    const status = await carriedOut("twice", { action: "restore", snapshotPath: place, replicas: 2, template });
+    expect(status).toMatchObject({ state: "Completed", currentRevision: expect.stringMatching(/^mig-[0-9a-f]{12},mig-[0-9a-f]{12}$/) });
+    const copies = (status.activePod ?? "").split(",");
+    expect(copies).toEqual([0, 1].map((at) => expect.stringMatching(new RegExp(`^memhog-migration-[0-9a-f]{8}-${at}$`))));
+    for (const copy of copies) {
+      await ready(copy);
+      await expectCounting(copy);
+      const { metadata, spec } = await podCalled(copy);
+      expect(metadata?.labels).toEqual({ name: "copy", podmig: "dcn" });
+      expect(metadata?.annotations).not.toHaveProperty("ums.dev/restore");
+      expect(spec?.nodeName).toBe("a-1");
+    }
+    expect((await counts("memhog")) - (await counts(copies[0] ?? ""))).toBeGreaterThan(1);
+    await expectCounting("memhog");
+    const [revision = ""] = (status.currentRevision ?? "").split(",");
+    const restored = await migrationIn(a, revision);
+    expect(restored.status).toMatchObject({ phase: "Succeeded", message: `${copies[0]} was restored at a from ${place} of node a-1` });
+    expect(restored.status).not.toHaveProperty("heldMs");
+    await a.cluster.kubectl(["delete", "podmigration/twice"]);
+    const { exitCode } = await a.cluster.kubectl(["wait", "--for=delete", `migration/${revision}`, "--timeout=30s"], { timeoutMs: 40_000 });
+    expect(exitCode).toBe(0);
+    for (const copy of copies) await expectCounting(copy);
+    await removePods(...copies);
+  });
+
+  test("is there to be restored again, and can itself be of a pod that was restored", async () => {
+    const again = await carriedOut("again", { action: "restore", snapshotPath: place, sourcePod: "memhog", destHost: "a-1" });
+    expect(again).toMatchObject({ state: "Completed", activePod: expect.stringMatching(/^memhog-migration-[0-9a-f]{8}$/) });
+    const copy = again.activePod ?? "";
+    await expectCounting(copy);
+    expect(await carriedOut("kept-copy", { action: "checkpoint", sourcePod: copy })).toMatchObject({
+      state: "Completed",
+      currentRevision: `${root}/kept-copy`,
+    });
+    await expectCounting(copy);
+    await removePods(copy);
+    const of = await carriedOut("of-copy", { action: "restore", snapshotPath: `${root}/kept-copy/` });
+    expect(of).toMatchObject({ state: "Completed", activePod: expect.stringMatching(/^memhog-migration-[0-9a-f]{8}$/) });
+    expect(of.activePod).not.toBe(copy);
+    await expectCounting(of.activePod ?? "");
+    await removePods(of.activePod ?? "");
+  });
+
+  test("becomes a pod of another site by a Migration", async () => {
+    const migration = (spec: object) => ({ apiVersion: "ums.dev/v1", kind: "Migration", metadata: { name: "there" }, spec });
+    const spec = { pod: "memhog-there", destination: "b", snapshot: { node: "a-1", path: place } };
+    const { stderr } = await a.cluster.kubectl(["create", "--filename=-"], {
+      input: JSON.stringify(migration({ ...spec, snapshot: { node: "a-1", path: "/etc/memhog" } })),
+      reject: false,
+    });
+    expect(stderr).toContain("spec.snapshot.path");
+    await a.apply(migration(spec));
+    await a.cluster.kubectl(["wait", "--for=condition=Succeeded", "migration/there", "--timeout=60s"], { timeoutMs: 70_000 });
+    await expectCounting("memhog-there", b);
+    await b.cluster.kubectl(["delete", "pod/memhog-there", "--grace-period=1"]);
+  });
+
+  test.each([
+    [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: place }, /^SNAPSHOT_EXISTS: /],
+    [{ action: "checkpoint", sourcePod: "memhog", snapshotPath: `${place}/images` }, /^BAD_REQUEST: .*is a snapshot/],
+    [{ action: "restore", snapshotPath: `${root}/kkk` }, /^SNAPSHOT_NOT_FOUND: /],
+    [{ action: "restore", snapshotPath: place, sourcePod: "other" }, /^SNAPSHOT_DIFFERS: .*memhog/],
+    [
+      { action: "restore", snapshotPath: place, template: { spec: { containers: [{ name: "memhog", image: "x" }] } } },
+      /^SNAPSHOT_DIFFERS: /,
+    ],
+  ])("is neither overwritten nor restored as something else: %j", async (spec, reason) => {
+    const name = `refused-${Math.random().toString(36).slice(2, 8)}`;
+    expect(await carriedOut(name, spec)).toMatchObject({ state: "Failed", message: expect.stringMatching(reason) });
+    await expectCounting("memhog");
+  });
+
+  test("is nobody's in another namespace", async () => {
+    await a.cluster.kubectl(["create", "namespace", "elsewhere"]);
+    await podmigrate("stolen", { action: "restore", snapshotPath: place }, "elsewhere");
+    expect(await podmigrationEnd("stolen", a, "elsewhere")).toMatchObject({
+      state: "Failed",
+      message: expect.stringMatching(/^SNAPSHOT_NOT_FOUND: /),
+    });
+    const spec = { pod: "stolen", destination: "a", snapshot: { node: "a-1", path: place } };
+    await a.apply({ apiVersion: "ums.dev/v1", kind: "Migration", metadata: { name: "stolen", namespace: "elsewhere" }, spec });
+    const migration = async () => {
+      const { stdout } = await a.cluster.kubectl(["get", "migration/stolen", "--namespace=elsewhere", "--output=json"]);
+      return (JSON.parse(stdout) as MigrationObject).status?.error?.code;
+    };
+    await expect.poll(migration, { timeout: 30_000 }).toBe("SNAPSHOT_NOT_FOUND");
+    await a.cluster.kubectl(["delete", "namespace", "elsewhere"], { timeoutMs: 60_000 });
+  });
+
+  test("cuts none of the pod's clients off", async () => {
+    await startRedisPod(a, { memoryMiB: 64 });
+    const client = await startClient(wan, { host: node.address, port: redisNodePort });
+    const status = await carriedOut("redis", { action: "checkpoint", sourcePod: "redis" });
+    expect(status).toMatchObject({ state: "Completed" });
+    await sleep(500);
+    const met = await client.stop();
+    expect(met).toMatchObject({ cutConnections: 0, failedConnections: 0, lostWrites: 0, duplicatedWrites: 0, wrongReplies: 0 });
+    const template = { metadata: { labels: { app: "copy" } } };
+    const { activePod = "" } = await carriedOut("redis-copy", { action: "restore", snapshotPath: `${root}/redis`, template });
+    await ready(activePod);
+    const keys = await a.cluster.kubectl(["exec", activePod, "--", "redis-cli", "dbsize"]);
+    expect(Number(keys.stdout)).toBeGreaterThan(64 * 240);
+    await removePods("redis", activePod);
+    await a.cluster.kubectl(["delete", "service/redis"]);
+  });
+
+  describe("that is cut off while it is written", () => {
+    const big = {
+      ...memhog,
+      metadata: { name: "big" },
+      spec: { containers: [{ name: "memhog", image, env: ["MEMORY_LIMIT", "MEMORY_INCREMENT"].map((name) => ({ name, value: "256" })) }] },
+    };
+    const images = () => node.path(`${root}/.big.partial/images/memhog`);
+    beforeAll(async () => {
+      await a.apply(big);
+      await ready("big");
+      await expect.poll(() => counts("big"), { timeout: 30_000 }).toBeGreaterThan(2);
+    }, 60_000);
+
+    /** Stops CRIU in the middle of the pod's dump. @returns what lets it go on */
+    async function stopDump(): Promise<() => void> {
+      for (const until = Date.now() + 60_000; Date.now() < until; await sleep(1)) {
+        if (!readFiles(images()).some((file) => /^pages-/.test(file) && statSync(join(images(), file)).size > 0)) continue;
+        const [dumping] = processesNamed([node], /criu\S* swrk/);
+        if (!dumping) continue;
+        process.kill(dumping.pid, "SIGSTOP");
+        expect(isMarked()).toBe(true);
+        return () => process.kill(dumping.pid, "SIGCONT");
+      }
+      throw new Error("No dump was seen.");
+    }
+    const readFiles = (directory: string) => {
+      try {
+        return readdirSync(directory);
+      } catch {
+        return [];
+      }
+    };
+    /** Whether the mark is there by which a later interface knows whom to let go. */
+    const isMarked = () =>
+      readFiles(node.path("/var/lib/ums/work")).some((name) =>
+        readFileSync(node.path(`/var/lib/ums/work/${name}/mark.json`), "utf8").includes('"pod":{'),
+      );
+    async function expectUndone(): Promise<void> {
+      await expectCounting("big");
+      const left = async () =>
+        (await node.exec(["find", root, "/var/lib/ums/work", "-mindepth", "1", "-path", "*big*", "-o", "-name", "*.checkpoint"])).stdout;
+      await expect.poll(left, { timeout: 10_000 }).toBe("");
+      expect(await tracesSince([a], [[...before, "a: pod/memhog", "a: pod/big"]])).toEqual([]);
+    }
+
+    test("by who deletes the Podmigration: the pod goes on, and nothing is left", async () => {
+      await podmigrate("big", { action: "checkpoint", sourcePod: "big" });
+      const goOn = await stopDump();
+      await a.cluster.kubectl(["delete", "podmigration/big"]);
+      goOn();
+      await expectUndone();
+    });
+
+    test("by an interface that is killed: the pod goes on as soon as that is back, and nothing is left", async () => {
+      await podmigrate("big", { action: "checkpoint", sourcePod: "big" });
+      await stopDump();
+      const [own] = processesNamed([node], /ums\S* interface/);
+      process.kill(own?.pid ?? 0, "SIGKILL");
+      expect(await podmigrationEnd("big", a)).toMatchObject({ state: "Failed", message: expect.stringMatching(/^SITE_UNREACHABLE: /) });
+      const isBack = ["rollout", "status", "daemonset/ssu-interface", "--timeout=60s"];
+      await expect
+        .poll(async () => (await a.cluster.kubectl(isBack, { timeoutMs: 70_000, reject: false })).exitCode, { timeout: 80_000 })
+        .toBe(0);
+      await expectUndone();
+      await a.cluster.kubectl(["delete", "podmigration/big"]);
+      expect(await carriedOut("big", { action: "checkpoint", sourcePod: "big" })).toMatchObject({ state: "Completed" });
+      await expectCounting("big");
+    });
+  });
+
+  test("is all that stays on the nodes", async () => {
+    await removePods("memhog", "big");
+    expect(await tracesSince([a], [before])).toEqual([]);
+    const { stdout } = await node.exec(["find", root, "-maxdepth", "2", "-name", ".*"]);
+    expect(stdout).toBe("");
   });
 });
 

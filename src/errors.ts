@@ -78,7 +78,7 @@ export const errorTable = {
     cause: "The restored copy failed the service's own health check.",
     cure: "The migration is undone; see the service's log.",
   },
-  DUMP_FAILED: { http: 502, cause: "CRIU could not dump the service.", cure: "The migration is undone; `ums plan` may say more." },
+  DUMP_FAILED: { http: 502, cause: "CRIU could not dump the service.", cure: "It is undone; `ums plan` may say more." },
   CRIU_REMAINS: {
     http: 502,
     cause: "CRIU, or what it works on, does not end.",
@@ -254,7 +254,7 @@ export const errorTable = {
     cause: "The destination has too little free memory for the service.",
     cure: "Free memory there; or name a directory on disk first in its imageDirectories, so that the image takes none.",
   },
-  NO_DISK: { http: 507, cause: "The destination's disk has no room for the service's files and image.", cure: "Free room on it." },
+  NO_DISK: { http: 507, cause: "The disk has no room for the service's files and image.", cure: "Free room on it." },
   KERNEL_OLDER: {
     http: 409,
     cause: "The destination's kernel is older than the source's.",
@@ -348,10 +348,25 @@ export const errorTable = {
   CLAIM: { http: 409, cause: "Volumes of claims don't move yet.", cure: "Use an emptyDir, or move the data by the storage's own means." },
   DEVICE: { http: 409, cause: "The pod uses a device of its node.", cure: "Run it without." },
   HUGEPAGES: { http: 409, cause: "Huge pages can't be moved.", cure: "Run the pod without them." },
+  SNAPSHOT_NOT_FOUND: {
+    http: 404,
+    cause: "No node has a complete snapshot there of a pod of this namespace.",
+    cure: "Give the snapshotPath of a Podmigration whose checkpoint is Completed, in its namespace.",
+  },
+  SNAPSHOT_EXISTS: {
+    http: 409,
+    cause: "Something lies at the snapshot's path on the pod's node, and nothing is overwritten.",
+    cure: "Name another snapshotPath, or remove what lies there.",
+  },
+  SNAPSHOT_DIFFERS: {
+    http: 409,
+    cause: "The template is of another pod than the snapshot.",
+    cure: "Leave the template out, or give it the containers and images of the pod that was checkpointed.",
+  },
   LIVENESS: {
     http: 409,
-    cause: "The pod's liveness probe would have failed too often before its memory had gone over.",
-    cure: "The migration is undone; raise the probe's failureThreshold or periodSeconds.",
+    cause: "The pod's liveness probe would have failed too often before its memory had been dumped, and had gone over.",
+    cure: "It is undone; raise the probe's failureThreshold or periodSeconds.",
   },
   SEVERAL_CONTAINERS: {
     http: 409,
@@ -396,6 +411,10 @@ export class UmsError extends Error {
     return errorTable[this.code].cure;
   }
 }
+
+/** What another site calls a code, which may be of another version. */
+export const codeFrom = (told: string | undefined): ErrorCode =>
+  told !== undefined && Object.hasOwn(errorTable, told) ? (told as ErrorCode) : "INTERNAL";
 
 /** The code in the error table under which a failure is shown. */
 export function codeOf(error: Error): ErrorCode {

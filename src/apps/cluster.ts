@@ -11,8 +11,11 @@ import { createIncomingPods, type IncomingPods } from "../approaches/orchestrato
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
+import { createPodControl } from "../approaches/orchestrator-level/node/pod-control.ts";
+import { createSnapshots } from "../approaches/orchestrator-level/node/snapshots.ts";
 import { createTermGuard } from "../approaches/orchestrator-level/node/term.ts";
-import type { CheckResult, Measures } from "../approaches/protocol.ts";
+import type { CheckResult, DataTarget, Measures } from "../approaches/protocol.ts";
+import type { Tools } from "../checkpoint/runc.ts";
 import {
   clusterLimits,
   type ClusterSettings,
@@ -28,7 +31,9 @@ import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
 import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
 import { openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
-import { verdict } from "../preflight/check.ts";
+import { snapshotRoot } from "../names.ts";
+import { summary, verdict } from "../preflight/check.ts";
+import { criuChecks } from "../preflight/site.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import { formatAddress } from "../trust/address.ts";
 import { createPairing } from "../trust/pairing.ts";
@@ -42,6 +47,7 @@ import { createPeople } from "./coordinator/people.ts";
 import { takeData } from "./interface/data.ts";
 import { install, onNode } from "./interface/installation.ts";
 import { registerNodeRoutes } from "./interface/routes.ts";
+import { registerSnapshotRoutes } from "./interface/snapshot-routes.ts";
 import { operate } from "./operator/operator.ts";
 import { answerPodmigrations } from "./operator/podmigrations.ts";
 import { createPodmigrationRequests } from "./coordinator/podmigrations.ts";
@@ -170,7 +176,7 @@ export async function runOperator(part: Part): Promise<void> {
       const { MAX_CONCURRENT_MIGRATIONS: maxConcurrentMigrations, BREAKPOINTS } = settings;
       await Promise.all([
         operate({ ...parts, maxConcurrentMigrations, limits: clusterLimits, breakpoints: BREAKPOINTS !== "" }, tenure),
-        answerPodmigrations(parts, tenure),
+        answerPodmigrations({ ...parts, limits: clusterLimits }, tenure),
       ]).finally(() => interfaces.close());
     },
   });
@@ -180,14 +186,21 @@ export async function runInterface(part: Part): Promise<void> {
   const { settings, log, signal } = part;
   const { cluster, trust } = await open(part, { makesKeys: false });
   await mkdir(nodeDirectories.work, { recursive: true, mode: 0o700 });
-  const leaving = createLeaving({
-    tools: { runc: [...onNode, "runc"], criu },
-    imageDirectories,
+  const common = {
     workDirectory: nodeDirectories.work,
     limits: clusterLimits,
-    openData: (target, migrationId, waiting) => openDataConnection(trust, target, { migrationId, signal: waiting }),
+    openData: (target: DataTarget, migrationId: string, waiting: AbortSignal) =>
+      openDataConnection(trust, target, { migrationId, signal: waiting }),
+  };
+  const tools: Tools = { runc: [...onNode, "runc"], criu };
+  const snapshots = createSnapshots({
+    ...common,
+    control: createPodControl(tools),
+    root: snapshotRoot,
+    check: async (waiting) => summary("CRIU", await criuChecks(criu, waiting)),
     log,
   });
+  const leaving = snapshots.apartFrom(createLeaving({ ...common, tools, imageDirectories, log }));
   const arriving = createArriving({
     imageDirectories,
     stagingDirectories: nodeDirectories.staging,
@@ -204,7 +217,10 @@ export async function runInterface(part: Part): Promise<void> {
     trust,
     log,
     registerPeerRoutes: () => undefined,
-    registerOwnRoutes: (app) => registerNodeRoutes(app, { leaving, arriving, check, terms, address: settings.HOST_IP }),
+    registerOwnRoutes(app) {
+      registerNodeRoutes(app, { leaving, arriving, check, terms, address: settings.HOST_IP });
+      registerSnapshotRoutes(app, snapshots);
+    },
     onData: (socket, head, connection) => {
       takeData({ socket, head, connection }, { trust, arriving, address: settings.HOST_IP, port: interfacePort }).catch(
         (cause: unknown) => {
@@ -214,6 +230,8 @@ export async function runInterface(part: Part): Promise<void> {
       );
     },
   });
+  // First of all: a pod may be frozen.
+  await snapshots.recover();
   // Sources need CRIU alone; a node that can't be changed still gives its pods away.
   try {
     const { changed } = await install({ restart: settings.CONTAINERD_RESTART });
@@ -228,6 +246,7 @@ export async function runInterface(part: Part): Promise<void> {
   await listenForPeers(server, { host: settings.HOST_IP, port: interfacePort });
   log.info({ site: trust.siteName, node: settings.NODE_NAME }, "serving");
   await aborted(signal);
+  await snapshots.close();
   leaving.close();
   arriving.close();
   await server.close();

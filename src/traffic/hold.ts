@@ -34,6 +34,11 @@ export async function releaseNamespace(namespace: string): Promise<void> {
   await inNamespace(namespace, ["nft", "-f", "-"], `table ${table} {}\ndelete table ${table}\n`);
 }
 
+export async function isNamespaceHeld(namespace: string): Promise<boolean> {
+  const { stdout } = await inNamespace(namespace, ["nft", "list", "tables"]);
+  return stdout.split("\n").includes(`table ${table}`);
+}
+
 /** Resets every TCP connection of the namespace, so that its clients know at once that they must connect anew. */
 export async function resetConnections(namespace: string): Promise<void> {
   if (!(await stat(namespace).catch(() => undefined))) return;

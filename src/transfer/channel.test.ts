@@ -2,7 +2,7 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { Readable } from "node:stream";
+import { duplexPair, Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { createSender, receive, type Receiver } from "./channel.ts";
@@ -110,6 +110,19 @@ test("a connection that breaks fails what is under way, and everything after it"
   await expect(flushed).rejects.toMatchObject({ code: "SITE_UNREACHABLE" });
   await expect(ends.sender.stream("y", undefined)).rejects.toMatchObject({ code: "SITE_UNREACHABLE" });
 });
+
+test("whoever waits to send hears that the connection was closed", async () => {
+  const file = path.join(work, "pages-1.img");
+  writeFileSync(file, Buffer.alloc(32 << 20));
+  const descriptor = openSync(file, "r");
+  // Nobody reads: all buffers are soon in flight.
+  const [near] = duplexPair();
+  const sender = createSender(near);
+  const sent = sender.memory({ file: "pages-1.img", descriptor, from: 0, to: 32 << 20 });
+  setTimeout(() => sender.close(), 50);
+  await expect(sent).rejects.toMatchObject({ code: "CANCELLED" });
+  closeSync(descriptor);
+}, 5_000);
 
 test("a peer that never confirms fails the flush in time", async () => {
   using ends = await pair({ ...nothing, flushed: () => sleep(60_000, undefined, { ref: false }) });

@@ -35,7 +35,7 @@ export type Sender = Readonly<{
 
 export function createSender(socket: Duplex): Sender {
   const free: Buffer[] = Array.from({ length: buffersInFlight }, () => Buffer.allocUnsafeSlow(bufferBytes));
-  let waiting: ((buffer: Buffer) => void)[] = [];
+  const waiting: ((buffer: Buffer) => void)[] = [];
   let failure: Error | undefined;
   let bytes = 0;
   let streams = 0;
@@ -130,7 +130,8 @@ export function createSender(socket: Duplex): Sender {
     },
     bytesSent: () => bytes,
     close() {
-      waiting = [];
+      // Before the socket says that it is closed: whoever waits for it has to hear of it all the same.
+      fail(new UmsError("CANCELLED", "The data connection was closed."));
       socket.end();
       socket.destroy();
     },

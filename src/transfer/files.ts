@@ -11,13 +11,16 @@ export type Tree = Readonly<{ tree: string; root: string }>;
 const maxLivePasses = 5;
 const shortPassMs = 300;
 
+/** What takes the files: a data connection, or a store of what is sent later. */
+export type StreamSender = Pick<Sender, "stream" | "flush">;
+
 export type FileSender = Readonly<{
   /** Sends what changed since the last pass. `rootToo`: with the root's own owner, mode and times, even where they didn't change. */
-  tree(data: Sender, tree: Tree, options: { live: boolean; signal: AbortSignal; rootToo?: boolean }): Promise<void>;
+  tree(data: StreamSender, tree: Tree, options: { live: boolean; signal: AbortSignal; rootToo?: boolean }): Promise<void>;
   /** Passes over the trees while their owner writes to them, until a pass is short. */
-  live(data: Sender, trees: readonly Tree[], options: { flushMs: number; signal: AbortSignal }): Promise<void>;
+  live(data: StreamSender, trees: readonly Tree[], options: { flushMs: number; signal: AbortSignal }): Promise<void>;
   /** Sends what a log has grown by. */
-  log(data: Sender, what: object, file: string): Promise<void>;
+  log(data: StreamSender, what: object, file: string): Promise<void>;
 }>;
 
 /** What was sent before is known to one sender for as long as it lives, and belongs to one connection. */

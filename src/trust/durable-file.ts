@@ -22,7 +22,8 @@ export function removeDurably(path: string): void {
   syncDirectory(dirname(path));
 }
 
-function syncDirectory(path: string): void {
+/** Makes durable which names are in a directory. */
+export function syncDirectory(path: string): void {
   const directory = openSync(path, "r");
   try {
     fsyncSync(directory);

@@ -2,14 +2,15 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
-import { type ErrorCode, errorTable, UmsError } from "../../errors.ts";
+import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
-import { livenessBudgetMs, podReference, podRefusals, pulledImages, type ServicePort, servicePorts } from "./pod.ts";
+import { podNeed } from "./pod-need.ts";
+import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 
 /** What the source must know after a crash. */
@@ -100,18 +101,11 @@ export async function examinePod(
     cluster.list(services, { namespace, signal }),
   ]);
   const ports = servicePorts(pod, items);
-  const need: PodNeed = {
-    kind: "Pod",
-    pod: { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } } as PodNeed["pod"],
-    ...(wanted.node === undefined ? {} : { node: wanted.node }),
-    containers: pulledImages(pod).flatMap((container) => {
-      const launch = described.launches[container.name];
-      return launch ? [{ ...container, launch }] : [];
-    }),
-    volumes: reference.volumes,
+  const renamed = { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } };
+  const need = podNeed(renamed, described, {
     ports: ports.map(({ port, nodePort, targetPort }) => ({ port: targetPort, published: nodePort ?? port })),
-    ...described.measures,
-  };
+    node: wanted.node,
+  });
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
   const held = described.refusals.map(({ code, detail }) => ({ site: "source" as const, code, detail }));
   const { checks } = await peer.request<CheckAnswer>({
@@ -123,7 +117,7 @@ export async function examinePod(
   });
   const theirs = checks
     .filter(({ ok }) => !ok)
-    .map(({ code = "INTERNAL", detail, name: check }) => ({ site: "destination" as const, code: known(code), detail: detail ?? check }));
+    .map(({ code, detail, name: check }) => ({ site: "destination" as const, code: codeFrom(code), detail: detail ?? check }));
   return { facts, refusals: [...held, ...theirs] };
 }
 
@@ -135,8 +129,6 @@ const isNodesFault = ({ status }: Pod) =>
 
 /** What of a running pod its user can change. */
 const changeable = ({ metadata, spec }: Pod) => [metadata?.labels, metadata?.annotations, spec];
-
-const known = (code: string): ErrorCode => (Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL");
 
 export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts): { source: Source; destination: Destination } {
   const { cluster, peer, limits } = parts;

@@ -4,8 +4,9 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
-import { dataTarget } from "../../approaches/protocol.ts";
+import { type CreateAnswer, dataTarget } from "../../approaches/protocol.ts";
 import { createOutgoingPod, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { createRestoring, type SnapshotFacts } from "../../approaches/orchestrator-level/restoring.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
 import { TakenOver } from "../../engine/ports.ts";
@@ -13,6 +14,7 @@ import { createReport, type Report } from "../../engine/report.ts";
 import { codeOf, errorTable, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
+import type { Pod } from "../../platforms/kubernetes/kinds.ts";
 import { type MigrationRecord, openRecord } from "../../platforms/kubernetes/journal.ts";
 import {
   destinationIsGone,
@@ -144,34 +146,47 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
     const peerHost = () => parseAddress(site.addresses[0] ?? "").host;
     const plan = { id, service: object.spec.pod, destination: site.name };
     const report = createReport(() => performance.now());
-    const bound = createOutgoingPod(plan, {
-      cluster,
+    const factsAs = <F extends { need: { memoryBytes: number } }>(name: string) => ({
+      get: () => record.fact(name) as F | undefined,
+      async set(facts: F) {
+        await record.setFact(name, facts);
+        record.report({ memoryBytes: facts.need.memoryBytes });
+      },
+    });
+    const common = {
       peer: peerClient(site.name),
       namespace,
       node: interfaces.node,
-      nodes: async () => interfaces.all(),
-      wanted: { name: object.spec.rename, node: object.spec.node },
       isOwnSite,
-      peerHost,
       // Within the cluster the node itself is called: behind the port of every node there may be another one.
-      dataTarget: (created) => dataTarget(created, { site: site.name, host: peerHost(), ...(isOwnSite ? { ownPort: interfacePort } : {}) }),
-      takeSlot: async () => forwardings.takeSlot(object.metadata.uid ?? ""),
-      arrived: ({ metadata, ...pod }) => {
+      dataTarget: (created: CreateAnswer) =>
+        dataTarget(created, { site: site.name, host: peerHost(), ...(isOwnSite ? { ownPort: interfacePort } : {}) }),
+      arrived: ({ metadata, ...pod }: Pod) => {
         // Long, and nobody's business but the API server's.
         const { managedFields: _, ...kept } = metadata as Record<string, unknown>;
         record.report({ destinationPod: { metadata: kept, ...pod } });
       },
-      facts: {
-        get: () => record.fact("source") as PodFacts | undefined,
-        async set(facts) {
-          await record.setFact("source", facts);
-          record.report({ memoryBytes: facts.need.memoryBytes });
-        },
-      },
       limits,
-      sent: (bytesSent) => record.report({ bytesSent }),
-      measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
-    });
+      sent: (bytesSent: number) => record.report({ bytesSent }),
+    };
+    const { snapshot, node: wantedNode } = object.spec;
+    const bound = snapshot
+      ? createRestoring(plan, { ...common, snapshot, wantedNode, facts: factsAs<SnapshotFacts>("snapshot") })
+      : createOutgoingPod(plan, {
+          ...common,
+          cluster,
+          nodes: async () => interfaces.all(),
+          wanted: { name: object.spec.rename, node: wantedNode },
+          peerHost,
+          takeSlot: async () => forwardings.takeSlot(object.metadata.uid ?? ""),
+          facts: factsAs<PodFacts>("source"),
+          measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
+        });
+    const told = (): Report => {
+      const { heldMs, ...times } = report.report();
+      // A snapshot has no clients.
+      return snapshot || heldMs === undefined ? times : { ...times, heldMs };
+    };
     const wanted = async () => known.get(keyOf(object))?.metadata.annotations?.[breakpointAnnotation] ?? "";
     const reached = (step: string, moment: string) => {
       log.info({ migration: id, step, moment }, "at the breakpoint");
@@ -186,7 +201,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
         report.observe(progress);
         if (progress.kind !== "phase") return;
         log.info({ migration: id, phase: progress.phase }, "phase");
-        record.report({ phase: progress.phase, ...figures(report.report()) });
+        record.report({ phase: progress.phase, ...figures(told()) });
       },
     };
     /** Said by a person; not any more once the destination turned out to have committed. */
@@ -196,7 +211,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       try {
         const outcome: Outcome =
           isSaidGone() && (await isSilent(site.name)) ? await resolveWithoutDestination(engine) : await migrate(engine, controller.signal);
-        return { ...outcome, report: report.report() };
+        return { ...outcome, report: told() };
       } catch (cause) {
         if (cause instanceof AlreadyCommitted) {
           committed = true;
@@ -229,7 +244,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       phase,
       endedAt,
       waiting: undefined,
-      message: reason?.message ?? `${object.spec.pod} has moved to ${object.spec.destination}`,
+      message: reason?.message ?? `${object.spec.pod} ${did(object)}`,
       ...(report ? figures(report) : {}),
       ...(reason && code ? { error: { code, message: reason.message, cure: errorTable[code].cure } } : {}),
     });
@@ -240,7 +255,8 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       namespace: object.metadata.namespace ?? "default",
       pod: object.spec.pod,
       reason: outcome === "succeeded" ? "ready" : "error",
-      message: reason?.message ?? `Moved to ${object.spec.destination}`,
+      message:
+        reason?.message ?? (object.spec.snapshot ? `Restored from ${object.spec.snapshot.path}` : `Moved to ${object.spec.destination}`),
     }).catch((trouble: unknown) => log.warn({ cause: trouble }, "an event could not be written"));
   }
 
@@ -350,6 +366,10 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
   await Promise.all([...running.values()].map(({ finished }) => finished));
   for (const client of peers.values()) client.close();
 }
+
+/** What has become of its pod, for people. */
+const did = ({ spec: { destination, snapshot } }: MigrationObject) =>
+  snapshot ? `was restored at ${destination} from ${snapshot.path} of node ${snapshot.node}` : `has moved to ${destination}`;
 
 const isSameId = ({ spec, status }: MigrationObject, id: string) => (spec.role ?? "Source") === "Source" && (status?.id ?? spec.id) === id;
 

@@ -1,6 +1,7 @@
 /** The interfaces of the cluster's nodes: where each one is, and how the site's other parts call it. */
 import type { ArrivalState } from "../../approaches/orchestrator-level/node/arriving.ts";
 import type { LeavingAction, NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
+import type { SnapshotSummary } from "../../approaches/orchestrator-level/snapshot.ts";
 import { UmsError } from "../../errors.ts";
 import { createSelfClient, type PeerClient, type PeerRequest } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
@@ -123,6 +124,9 @@ function createGoneNode(node: string, missing: UmsError): NodeClient {
     destroy: async () => undefined,
     expectLed: refuse,
     forwarding: async () => undefined,
+    takeSnapshot: refuse,
+    findSnapshot: async () => undefined,
+    replaySnapshot: refuse,
   };
 }
 
@@ -144,5 +148,9 @@ function createNodeClient(node: string, address: string, { request }: PeerClient
     destroy: async (id, { uid, containers }) => void (await post(`/arriving/${id}/destroy`, { uid, containers }, { timeoutMs: longMs })),
     expectLed: async (ports) => void (await post("/led", { ports })),
     forwarding: async (action, forwarding) => void (await post(`/forwarding/${action}`, forwarding)),
+    takeSnapshot: (id, wanted, options) => post(`/snapshots/${id}/take`, wanted, options),
+    findSnapshot: async (path, signal) =>
+      (await post<{ snapshot?: SnapshotSummary }>("/snapshots/find", { path }, { signal, timeoutMs: shortMs })).snapshot,
+    replaySnapshot: (id, wanted, options) => post(`/snapshots/${id}/replay`, wanted, options),
   };
 }

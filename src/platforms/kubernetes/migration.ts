@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { type Static, type TSchema, Type } from "typebox";
 import { type Phase, phases } from "../../engine/progress.ts";
-import { addressPattern, podNamePattern, siteNamePattern } from "../../names.ts";
+import { addressPattern, podNamePattern, siteNamePattern, snapshotPathPattern } from "../../names.ts";
 import { kind, type Metadata } from "./kinds.ts";
 
 // Structural schemas of Kubernetes know neither anyOf with types nor patternProperties, which TypeBox would write.
@@ -23,7 +23,31 @@ const Spec = Type.Object(
       description: "Source: the pod moves away from here. Destination is written by the coordinator for a pod that comes",
       ...fixed("role"),
     }),
-    pod: Type.String({ pattern: podNamePattern, description: "The pod to move, in this object's namespace", ...fixed("pod") }),
+    pod: Type.String({
+      pattern: podNamePattern,
+      description: "The pod to move, in this object's namespace; with snapshot, the pod to make",
+      ...fixed("pod"),
+    }),
+    snapshot: Type.Optional(
+      Type.Object(
+        {
+          node: Type.String({ pattern: podNamePattern, description: "The node on which it lies" }),
+          path: Type.String({ pattern: snapshotPathPattern, maxLength: 1024, description: "Where it lies there" }),
+          labels: Type.Optional(
+            Type.Unsafe<{ [key: string]: string }>({
+              type: "object",
+              additionalProperties: { type: "string", maxLength: 63 },
+              maxProperties: 64,
+              description: "Labels of the pod to make; default: those of the pod that it was taken of, if no controller owned that",
+            }),
+          ),
+        },
+        {
+          description: "Nothing moves: the pod is made of a snapshot of one, which a Podmigration's checkpoint has written",
+          ...fixed("snapshot"),
+        },
+      ),
+    ),
     destination: Type.String({
       pattern: `(${siteNamePattern})|(${addressPattern})`,
       maxLength: 300,
@@ -55,6 +79,11 @@ const Spec = Type.Object(
   {
     "x-kubernetes-validations": [
       { rule: "self.role == 'Source' || (has(self.peer) && has(self.id))", message: "role Destination needs peer and id" },
+      {
+        rule: "!has(self.snapshot) || (self.role == 'Source' && !has(self.rename) && !has(self.keep) && !has(self.redirect))",
+        message: "a snapshot has no clients and no name of its own: neither rename, keep nor redirect",
+      },
+      { rule: "has(self.snapshot) == has(oldSelf.snapshot)", message: "snapshot can't be changed" },
     ],
   },
 );

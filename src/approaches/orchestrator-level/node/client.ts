@@ -1,7 +1,9 @@
 /** How coordinator and operator call the interface of a node. */
 import type { CheckResult, Measures } from "../../protocol.ts";
 import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference } from "../protocol.ts";
+import type { ReplaySnapshot, SnapshotSummary, TakeSnapshot } from "../snapshot.ts";
 import type { ArrivalState } from "./arriving.ts";
+import type { Taken } from "./snapshots.ts";
 
 /** One node's interface, as the other parts of its site see it. Each call rejects with a UmsError. */
 export type NodeClient = Readonly<{
@@ -25,6 +27,11 @@ export type NodeClient = Readonly<{
   /** Resolves when connections to these ports of the node are led to a pod: kube-proxy takes a moment to follow. */
   expectLed(ports: readonly number[]): Promise<void>;
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
+  /** Writes a snapshot of a pod, which goes on running. */
+  takeSnapshot(id: string, request: TakeSnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<Taken>;
+  findSnapshot(path: string, signal: AbortSignal): Promise<SnapshotSummary | undefined>;
+  /** Sends a snapshot to a migration's destination. */
+  replaySnapshot(id: string, request: ReplaySnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<{ bytesSent: number }>;
 }>;
 
 export const leavingActions = [

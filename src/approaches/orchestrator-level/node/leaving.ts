@@ -25,10 +25,11 @@ import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
-import { byKind, createFileSender, type FileSender } from "../../../transfer/files.ts";
+import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
 import type { DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
+import { isAlone, sendLogs, treesOf } from "./contents.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
@@ -99,21 +100,6 @@ export function createLeaving(parts: LeavingParts): Leaving {
     return (session.sender ??= createSender(await parts.openData(target, id, signal)));
   }
 
-  const trees = (pod: PodOnNode) =>
-    byKind([
-      ...pod.containers.map(({ name, changesDirectory }) => ({
-        tree: isAlone(pod) ? "changes" : `changes:${name}`,
-        root: changesDirectory,
-      })),
-      ...pod.volumes.map(({ directory }, at) => ({ tree: `volume:${at}`, root: directory })),
-      ...(pod.shm === undefined ? [] : [{ tree: "shm", root: pod.shm }]),
-    ]);
-
-  async function sendLogs(id: string, pod: PodOnNode, data: Sender): Promise<void> {
-    for (const { name, logPath } of pod.containers)
-      await sessionOf(id).files.log(data, { kind: "log", ...(isAlone(pod) ? {} : { container: name }) }, logPath);
-  }
-
   /** Without the mark the pod moves as well: what that means for a node that loses its power stands in docs/crash-safety.md. */
   async function markHeld(pod: PodOnNode): Promise<void> {
     await holdStarts(pod).catch((cause: unknown) => parts.log.warn({ pod: pod.uid, cause }, "the pod's log directory takes no mark"));
@@ -146,7 +132,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     };
     const data = await connect(id, target, signal);
     const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
-    const { early, late } = await trees(pod);
+    const { early, late } = await treesOf(pod);
     const memory = async () => {
       for (const { name, id: containerId, runcRoot } of pod.containers) {
         signal.throwIfAborted();
@@ -168,7 +154,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       await Promise.allSettled(both);
       throw cause;
     });
-    await sendLogs(id, pod, data);
+    await sendLogs(sessionOf(id).files, pod, data);
     await timed("flush", data.flush(limits.transferMs));
     return { bytesSent: data.bytesSent(), parts: took };
   }
@@ -225,8 +211,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
     async preCopy(id, { pod, target }, signal) {
       const data = await connect(id, target, signal);
-      await sendLogs(id, pod, data);
-      const { early } = await trees(pod);
+      await sendLogs(sessionOf(id).files, pod, data);
+      const { early } = await treesOf(pod);
       await sessionOf(id).files.live(data, early, { flushMs: limits.transferMs, signal });
     },
 
@@ -301,9 +287,6 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
   };
 }
-
-/** Then nothing that is sent names its container: see StreamContent. */
-const isAlone = ({ containers }: PodOnNode) => containers.length === 1;
 
 /**
  * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A

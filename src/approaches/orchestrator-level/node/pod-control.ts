@@ -1,0 +1,64 @@
+/** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
+import { freezerOf, isFrozen, memoryIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
+import { UmsError } from "../../../errors.ts";
+import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
+import type { PodOnNode } from "../protocol.ts";
+
+type Container = PodOnNode["containers"][number];
+
+export type PodControl = Readonly<{
+  /**
+   * Rejects where somebody else has frozen or held the pod, who alone may let it go.
+   * @throws UmsError ALREADY_MIGRATING, SERVICE_NOT_RUNNING
+   */
+  expectUntouched(pod: PodOnNode): Promise<void>;
+  /** What a dump will write, at most. */
+  memoryBytes(pod: PodOnNode): Promise<number>;
+  /** From here on no client reaches it, and none is refused. */
+  hold(pod: PodOnNode): Promise<void>;
+  release(pod: PodOnNode): Promise<void>;
+  /** When it has settled, nothing of it freezes any more. */
+  freeze(pod: PodOnNode): Promise<void>;
+  /** Can be repeated, and may meet a pod that has ended. */
+  thaw(pod: PodOnNode): Promise<void>;
+  /** Leaves the container frozen and whole. @throws UmsError DUMP_FAILED */
+  dump(container: Container, places: { imageDirectory: string; workDirectory: string; timeoutMs: number }): Promise<void>;
+  /** Resolves when nothing works on the dump with this work directory any more. @throws UmsError CRIU_REMAINS */
+  dumpEnded(workDirectory: string): Promise<void>;
+}>;
+
+export function createPodControl(tools: Tools): PodControl {
+  return {
+    async expectUntouched({ network, containers }) {
+      for (const { name, pid, freezer } of containers) {
+        if ((await freezerOf(pid).catch(() => undefined))?.directory !== freezer.directory)
+          throw new UmsError("SERVICE_NOT_RUNNING", `Container ${name} has ended.`);
+        if (await isFrozen(pid)) throw new UmsError("ALREADY_MIGRATING", `Container ${name} is frozen: by a migration, or by somebody.`);
+      }
+      if (await isNamespaceHeld(network)) throw new UmsError("ALREADY_MIGRATING", "The pod's network is held by a migration.");
+    },
+    async memoryBytes({ containers }) {
+      const sizes = await Promise.all(containers.map(({ freezer }) => memoryIn(freezer)));
+      return sizes.reduce((a, b) => a + b, 0);
+    },
+    hold: ({ network }) => holdNamespace(network),
+    release: ({ network }) => releaseNamespace(network),
+    freeze: (pod) => each(pod, ({ freezer }) => setFrozen(freezer, true)),
+    thaw: (pod) =>
+      each(pod, ({ freezer }) =>
+        setFrozen(freezer, false).catch((cause: unknown) => {
+          const { code } = cause as NodeJS.ErrnoException;
+          if (code !== "ENOENT" && code !== "ENODEV") throw cause; // else its container has ended
+        }),
+      ),
+    dump: ({ id: containerId, runcRoot }, places) => dump(tools, { containerId, runcRoot, ...places }),
+    dumpEnded,
+  };
+}
+
+/** Settles when all have: one that still freezes would undo a thaw which another one's failure has brought about. */
+async function each({ containers }: PodOnNode, act: (container: Container) => Promise<void>): Promise<void> {
+  const results = await Promise.allSettled(containers.map(act));
+  for (const result of results) if (result.status === "rejected") throw result.reason;
+}

@@ -1,0 +1,110 @@
+/**
+ * A migration whose source is a snapshot: nothing runs there that could be frozen, held or removed, and the snapshot stays as it is.
+ * Everything else is as with a pod that leaves: what the destination makes, when it may run, and how it is undone.
+ */
+import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
+import { codeFrom, UmsError } from "../../errors.ts";
+import { createDestinationSite } from "../destination.ts";
+import type { ArmAnswer, CheckAnswer, CreateAnswer, DataTarget } from "../protocol.ts";
+import type { OutgoingPodParts } from "./outgoing.ts";
+import type { CommitAnswer, PodNeed } from "./protocol.ts";
+import { labelsOf, needOf, podOf } from "./snapshot.ts";
+
+/** Where a migration's snapshot is, and the labels of the pod that it becomes, where they are not those of the one that it was. */
+export type SnapshotWanted = Readonly<{ node: string; path: string; labels?: Readonly<Record<string, string>> | undefined }>;
+
+/** What the source must know after a crash. */
+export type SnapshotFacts = Readonly<{ takenBy: string; need: PodNeed; target?: DataTarget }>;
+
+export type RestoringParts = Pick<
+  OutgoingPodParts,
+  "peer" | "namespace" | "node" | "dataTarget" | "isOwnSite" | "limits" | "arrived" | "sent"
+> &
+  Readonly<{
+    snapshot: SnapshotWanted;
+    /** The node for the pod, where it is not the snapshot's own. */
+    wantedNode: string | undefined;
+    facts: {
+      get(): SnapshotFacts | undefined;
+      /** Durable when it resolves. */
+      set(facts: SnapshotFacts): Promise<void>;
+    };
+  }>;
+
+/** @param plan its service is the pod to make */
+export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { source: Source; destination: Destination } {
+  const { peer, limits, namespace } = parts;
+  const { node: nodeName, path, labels } = parts.snapshot;
+  const site = createDestinationSite(peer, plan.id, limits);
+
+  const facts = (): SnapshotFacts => {
+    const found = parts.facts.get();
+    if (!found) throw new UmsError("INTERNAL", `Migration ${plan.id} was never admitted.`);
+    return found;
+  };
+  const nothing = async () => undefined;
+
+  const source: Source = {
+    async admit(_plan, signal) {
+      const limited = AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]);
+      const snapshot = await (await parts.node(nodeName)).findSnapshot(path, limited);
+      // Its memory is for those alone who may do anything with the pod that it was of.
+      if (snapshot?.need.pod.metadata.namespace !== namespace)
+        throw new UmsError("SNAPSHOT_NOT_FOUND", `Node ${nodeName} has no snapshot ${path} of a pod of namespace ${namespace}.`);
+      const node = parts.wantedNode ?? (parts.isOwnSite ? nodeName : undefined);
+      const need = needOf(snapshot, { name: plan.service, namespace, labels: labels ?? labelsOf(podOf(snapshot)), node });
+      const { checks } = await peer.request<CheckAnswer>({
+        method: "POST",
+        path: "/peer/check",
+        body: need,
+        timeoutMs: limits.preflightMs,
+        signal: limited,
+      });
+      const refused = checks.find(({ ok }) => !ok);
+      if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
+      await parts.facts.set({ takenBy: snapshot.takenBy, need });
+    },
+
+    preCopy: {
+      async run(_plan, signal) {
+        await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+      },
+      discard: nothing,
+    },
+    holdClients: nothing,
+    releaseClients: nothing,
+    freeze: nothing,
+    thaw: nothing,
+
+    async transfer(_plan, signal) {
+      const { takenBy, target } = facts();
+      if (!target) throw new UmsError("INTERNAL", "It was not said where to send.");
+      const client = await parts.node(nodeName);
+      const { bytesSent } = await client.replaySnapshot(plan.id, { path, takenBy, target }, { signal, timeoutMs: limits.transferMs });
+      parts.sent(bytesSent);
+    },
+
+    forwardClients: nothing,
+    remove: nothing,
+    cleanUp: nothing,
+  };
+
+  const destination: Destination = {
+    async reserve(_plan, signal) {
+      await site.ask("PUT", "", { body: facts().need, timeoutMs: limits.reserveMs, signal });
+      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
+    },
+    release: site.release,
+    async restore(_plan, signal) {
+      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
+    },
+    destroyRestored: site.destroyRestored,
+    async commit() {
+      const { pod } = await site.commit<CommitAnswer>();
+      if (pod) parts.arrived(pod);
+    },
+  };
+
+  return { source, destination };
+}
