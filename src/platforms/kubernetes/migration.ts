@@ -190,6 +190,12 @@ export function conditionsOf({
 /** A person's word, and when it was given, that the destination of a stuck migration never comes back. */
 export const destinationIsGone = "ums.dev/destination-is-gone";
 
+/** Whether the pod moves away from here; otherwise the object is what the destination remembers. */
+export const isSource = ({ spec }: MigrationObject) => (spec.role ?? "Source") === "Source";
+
+/** What no other object has at the same time. */
+export const keyOf = ({ metadata }: MigrationObject) => `${metadata.namespace}/${metadata.name}`;
+
 /** Keeps the object until its migration has been undone or has ended. */
 export const migrationFinalizer = "ums.dev/migration";
 

@@ -3,7 +3,7 @@ import path from "node:path";
 import { takeCheckpoint } from "../../../approaches/orchestrator-level/checkpoint.ts";
 import { UmsError } from "../../../errors.ts";
 import { snapshotPathPattern, snapshotRoot } from "../../../names.ts";
-import { type MigrationObject, migrations } from "../../../platforms/kubernetes/migration.ts";
+import { isSource, type MigrationObject, migrations } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration, PodmigrationStatus } from "../../../platforms/kubernetes/podmigration.ts";
 import type { PodmigrationParts, Work } from "../podmigrations.ts";
 import { idOf } from "./migrations.ts";
@@ -44,5 +44,5 @@ export function placeOf(snapshotPath: string): string {
   return place;
 }
 
-const isUnderWay = ({ spec, status = {} }: MigrationObject) =>
-  (spec.role ?? "Source") === "Source" && status.owner !== undefined && status.endedAt === undefined;
+const isUnderWay = (object: MigrationObject) =>
+  isSource(object) && object.status?.owner !== undefined && object.status.endedAt === undefined;

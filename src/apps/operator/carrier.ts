@@ -1,0 +1,244 @@
+/** Carries one migration to its end, from wherever its journal says that it is. */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger } from "pino";
+import { createOutgoingPod, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { createRestoring, type SnapshotFacts } from "../../approaches/orchestrator-level/restoring.ts";
+import { type CreateAnswer, dataTarget } from "../../approaches/protocol.ts";
+import { withBreakpoint } from "../../breakpoint.ts";
+import { interfacePort } from "../../cluster-settings.ts";
+import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
+import { TakenOver } from "../../engine/ports.ts";
+import { createReport, type Report } from "../../engine/report.ts";
+import { codeOf, errorTable, UmsError } from "../../errors.ts";
+import type { Cluster } from "../../platforms/kubernetes/client.ts";
+import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
+import { type MigrationRecord, openRecord } from "../../platforms/kubernetes/journal.ts";
+import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import {
+  destinationIsGone,
+  migrationFinalizer,
+  type MigrationObject,
+  migrations,
+  newMigrationId,
+} from "../../platforms/kubernetes/migration.ts";
+import { tell } from "../../platforms/kubernetes/story.ts";
+import { parseAddress } from "../../trust/address.ts";
+import type { Forwardings } from "./forwardings.ts";
+import { expectAlone } from "./rivals.ts";
+import type { Sites } from "./sites.ts";
+
+export type CarrierParts = Readonly<{
+  cluster: Cluster;
+  sites: Sites;
+  interfaces: Interfaces;
+  takeSlot: Forwardings["takeSlot"];
+  limits: Readonly<{ preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number }>;
+  /** For tests: objects may have {@link breakpointAnnotation}. */
+  breakpoints: boolean;
+  log: Logger;
+  /** Aborts when another instance leads. */
+  signal: AbortSignal;
+  /** Names this tenure in the journals. */
+  owner: string;
+}>;
+
+/** What a migration that has its turn is told by whoever gave it, and tells. */
+export type Turn = Readonly<{
+  cancelled: AbortSignal;
+  /** Of its object as they are now. */
+  annotations(): Readonly<Record<string, string>>;
+  /** See {@link expectAlone}. */
+  others(): Parameters<typeof expectAlone>[1];
+  /** It waits for somebody who doesn't answer: others need not wait with it. */
+  waits(): void;
+}>;
+
+export type Carrier = Readonly<{
+  /** Resolves when the migration has ended, or another instance, or a later turn, carries on. */
+  run(object: MigrationObject, turn: Turn): Promise<void>;
+}>;
+
+const breakpointAnnotation = "ums.dev/breakpoint";
+const firstRetryMs = 500;
+const lastRetryMs = 5_000;
+
+type Ended = { outcome: "succeeded" | "rolledBack"; cause?: Error; report: Report | undefined };
+
+export function createCarrier(parts: CarrierParts): Carrier {
+  const { cluster, sites, interfaces, takeSlot, limits, log, signal, owner } = parts;
+
+  async function run(object: MigrationObject, turn: Turn): Promise<void> {
+    const { namespace = "default", name = "" } = object.metadata;
+    if (!object.metadata.finalizers?.includes(migrationFinalizer)) {
+      const finalizers = [...(object.metadata.finalizers ?? []), migrationFinalizer];
+      await cluster.patch(migrations, name, { metadata: { finalizers } }, { namespace, signal });
+    }
+    const record = await openRecord({ cluster, namespace, name, owner, signal });
+    const id = object.status?.id ?? object.spec.id ?? newMigrationId();
+    const startedAt = object.status?.startedAt ?? new Date().toISOString();
+    record.report({ id, startedAt, phase: "Pending" });
+    await record.flush();
+    try {
+      // One that has begun holds its pod: then it is the others that are refused.
+      if (!record.journal.isStarted("admit")) {
+        expectAlone(object, turn.others());
+        if (object.spec.keep === true || object.spec.redirect !== undefined)
+          throw new UmsError("BAD_REQUEST", "keep and redirect are not there yet.");
+      }
+      const outcome = await carry(object, record, { id, turn });
+      if (outcome) await finish(object, record, outcome);
+    } catch (cause) {
+      // Refused before there was anything to undo; otherwise it is tried again.
+      if (cause instanceof UmsError && !record.journal.isStarted("reserve"))
+        await finish(object, record, { outcome: "rolledBack", cause, report: undefined });
+      else throw cause;
+    }
+  }
+
+  /** @returns undefined when another instance, or a later start, carries on */
+  async function carry(
+    object: MigrationObject,
+    record: MigrationRecord,
+    { id, turn }: { id: string; turn: Turn },
+  ): Promise<Ended | undefined> {
+    const { namespace = "default" } = object.metadata;
+    const site = sites.find(object.spec.destination);
+    const isOwnSite = site.name === sites.ownName;
+    const peerHost = () => parseAddress(site.addresses[0] ?? "").host;
+    const plan = { id, service: object.spec.pod, destination: site.name };
+    const report = createReport(() => performance.now());
+    const factsAs = <F extends { need: { memoryBytes: number } }>(name: string) => ({
+      get: () => record.fact(name) as F | undefined,
+      async set(facts: F) {
+        await record.setFact(name, facts);
+        record.report({ memoryBytes: facts.need.memoryBytes });
+      },
+    });
+    const common = {
+      peer: sites.client(site.name),
+      namespace,
+      node: interfaces.node,
+      isOwnSite,
+      // Within the cluster the node itself is called: behind the port of every node there may be another one.
+      dataTarget: (created: CreateAnswer) =>
+        dataTarget(created, { site: site.name, host: peerHost(), ...(isOwnSite ? { ownPort: interfacePort } : {}) }),
+      arrived: ({ metadata, ...pod }: Pod) => {
+        // Long, and nobody's business but the API server's.
+        const { managedFields: _, ...kept } = metadata as Record<string, unknown>;
+        record.report({ destinationPod: { metadata: kept, ...pod } });
+      },
+      limits,
+      sent: (bytesSent: number) => record.report({ bytesSent }),
+    };
+    const { snapshot, node: wantedNode } = object.spec;
+    const bound = snapshot
+      ? createRestoring(plan, { ...common, snapshot, wantedNode, facts: factsAs<SnapshotFacts>("snapshot") })
+      : createOutgoingPod(plan, {
+          ...common,
+          cluster,
+          nodes: async () => interfaces.all(),
+          wanted: { name: object.spec.rename, node: wantedNode },
+          peerHost,
+          takeSlot: async () => takeSlot(object.metadata.uid ?? ""),
+          facts: factsAs<PodFacts>("source"),
+          measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
+        });
+    const told = (): Report => {
+      const { heldMs, ...times } = report.report();
+      // A snapshot has no clients.
+      return snapshot || heldMs === undefined ? times : { ...times, heldMs };
+    };
+    const wanted = async () => turn.annotations()[breakpointAnnotation] ?? "";
+    const reached = (step: string, moment: string) => {
+      log.info({ migration: id, step, moment }, "at the breakpoint");
+      record.report({ waiting: `at the breakpoint ${step} ${moment}` });
+    };
+    const engine = {
+      plan,
+      ...(parts.breakpoints ? withBreakpoint(bound, { wanted, reached }) : bound),
+      journal: record.journal,
+      clock: () => performance.now(),
+      observe(progress: Parameters<typeof report.observe>[0]) {
+        report.observe(progress);
+        if (progress.kind !== "phase") return;
+        log.info({ migration: id, phase: progress.phase }, "phase");
+        record.report({ phase: progress.phase, ...figures(told()) });
+      },
+    };
+    /** Said by a person; not any more once the destination turned out to have committed. */
+    let committed = false;
+    const isSaidGone = () => !committed && turn.annotations()[destinationIsGone] !== undefined;
+    for (let retryMs = firstRetryMs; ; retryMs = Math.min(retryMs * 2, lastRetryMs)) {
+      try {
+        const outcome: Outcome =
+          isSaidGone() && (await isSilent(site.name)) ? await resolveWithoutDestination(engine) : await migrate(engine, turn.cancelled);
+        return { ...outcome, report: told() };
+      } catch (cause) {
+        if (cause instanceof AlreadyCommitted) {
+          committed = true;
+          continue;
+        }
+        if (!(cause instanceof Unfinished)) throw cause;
+        if (cause.cause instanceof TakenOver) return undefined;
+        const why = cause.cause instanceof Error ? cause.cause.message : String(cause.cause);
+        log.warn({ migration: id, step: cause.step, direction: cause.direction, cause: cause.cause }, "the migration waits");
+        record.report({ waiting: `${cause.step} is tried again (${cause.direction}): ${why}` });
+        turn.waits();
+        await sleep(retryMs, undefined, { signal }).catch(() => undefined);
+        if (signal.aborted) return undefined;
+      }
+    }
+  }
+
+  async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {
+    const untouched = !record.journal.isStarted("reserve");
+    const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
+    const reason = cause && (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
+    const code = reason && codeOf(reason);
+    const endedAt = new Date().toISOString();
+    record.report({
+      phase,
+      endedAt,
+      waiting: undefined,
+      message: reason?.message ?? `${object.spec.pod} ${did(object)}`,
+      ...(report ? figures(report) : {}),
+      ...(reason && code ? { error: { code, message: reason.message, cure: errorTable[code].cure } } : {}),
+    });
+    await record.flush();
+    log.info({ migration: record.opened.status?.id, phase, error: reason?.message, report }, "the migration has ended");
+    if (reason && !(reason instanceof UmsError)) log.warn({ cause: reason }, "why it was undone");
+    await tell(cluster, {
+      namespace: object.metadata.namespace ?? "default",
+      pod: object.spec.pod,
+      reason: outcome === "succeeded" ? "ready" : "error",
+      message:
+        reason?.message ?? (object.spec.snapshot ? `Restored from ${object.spec.snapshot.path}` : `Moved to ${object.spec.destination}`),
+    }).catch((trouble: unknown) => log.warn({ cause: trouble }, "an event could not be written"));
+  }
+
+  /** Nobody's word alone thaws a copy beside one that may live: a site that answers is not gone. */
+  async function isSilent(site: string): Promise<boolean> {
+    return await sites
+      .client(site)
+      .request({ method: "GET", path: "/peer/healthcheck", timeoutMs: limits.requestMs, signal })
+      .then(
+        () => false,
+        (cause: unknown) => cause instanceof UmsError && (cause.code === "SITE_UNREACHABLE" || cause.code === "TIMED_OUT"),
+      );
+  }
+
+  return { run };
+}
+
+/** What has become of its pod, for people. */
+const did = ({ spec: { destination, snapshot } }: MigrationObject) =>
+  snapshot ? `was restored at ${destination} from ${snapshot.path} of node ${snapshot.node}` : `has moved to ${destination}`;
+
+const figures = ({ heldMs, totalMs, remainderMs, phases, steps }: Report) => ({
+  ...(heldMs === undefined ? {} : { heldMs: Math.round(heldMs) }),
+  totalMs: Math.round(totalMs),
+  phases: { ...rounded(phases), remainder: Math.round(remainderMs) },
+  stepsMs: rounded(steps),
+});
+const rounded = (record: Readonly<Record<string, number | undefined>>) =>
+  Object.fromEntries(Object.entries(record).flatMap(([key, value]) => (value === undefined ? [] : [[key, Math.round(value)]])));

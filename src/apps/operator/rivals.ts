@@ -1,0 +1,30 @@
+/** Which of several Migration objects may go on, where they are about the same pod. */
+import { UmsError } from "../../errors.ts";
+import { isSource, keyOf, type MigrationObject } from "../../platforms/kubernetes/migration.ts";
+
+/**
+ * Two at once would dump the same pod twice, and each would think that the other's copy is none.
+ * @param options.all that are known
+ * @param options.turns keys of those that run, in the order in which they began
+ * @throws UmsError ALREADY_MIGRATING, BAD_REQUEST
+ */
+export function expectAlone(object: MigrationObject, { all, turns }: { all: readonly MigrationObject[]; turns: readonly string[] }): void {
+  const { metadata, spec, status } = object;
+  const others = all.filter((other) => other.metadata.uid !== metadata.uid && isSource(other));
+  const own = turns.indexOf(keyOf(object));
+  const comesFirst = (other: MigrationObject) => {
+    const turn = turns.indexOf(keyOf(other));
+    return turn < 0 ? other.status?.owner !== undefined : turn < own;
+  };
+  const rival = others.find(
+    (other) =>
+      other.status?.endedAt === undefined &&
+      other.metadata.namespace === metadata.namespace &&
+      other.spec.pod === spec.pod &&
+      comesFirst(other),
+  );
+  if (rival) throw new UmsError("ALREADY_MIGRATING", `Pod ${spec.pod} is being migrated by ${rival.status?.id ?? rival.metadata.name}.`);
+  const id = status?.id ?? spec.id;
+  if (id !== undefined && others.some((other) => (other.status?.id ?? other.spec.id) === id))
+    throw new UmsError("BAD_REQUEST", `Another migration has the id ${id}.`);
+}
