@@ -14,11 +14,11 @@ import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./clu
 import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
-import { expectNothingLost, type Moment, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
+import { expectNothingLost, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
-export const clusterVictims = [
+const clusterVictims = [
   "operator",
   "source's coordinator",
   "destination's coordinator",
@@ -34,6 +34,15 @@ export const clusterVictims = [
 ] as const;
 type ClusterVictim = (typeof clusterVictims)[number];
 export type ClusterCase = Readonly<{ step: Step; moment: Moment; victim: ClusterVictim }>;
+
+/** The step in which a process is killed that lives for one step alone: this one, or after its end the next. */
+const stepOfKill = ({ step, moment }: Pick<ClusterCase, "step" | "moment">): Step | undefined =>
+  moment === "before" ? step : steps[steps.indexOf(step) + 1];
+
+/** Every step, both moments, every victim that there is at that moment: CRIU and runc dump, and restore. */
+export const allClusterCases: readonly ClusterCase[] = steps
+  .flatMap((step) => moments.flatMap((moment) => clusterVictims.map((victim) => ({ step, moment, victim }))))
+  .filter((each) => (each.victim !== "CRIU" && each.victim !== "runc") || ["transfer", "restore"].includes(stepOfKill(each) ?? ""));
 
 /** One kill for each step; every kind of victim has its turn. */
 export const onePerClusterStep: readonly ClusterCase[] = [
@@ -226,8 +235,9 @@ async function disturb(sites: ClusterSites, name: string, which: ClusterCase): P
 }
 
 /** Lets the step run (one that has ended: the next), and kills the first process of that name. */
-async function killDuring(sites: ClusterSites, name: string, { step, moment, victim }: ClusterCase): Promise<boolean> {
-  const during = moment === "before" ? step : steps[steps.indexOf(step) + 1];
+async function killDuring(sites: ClusterSites, name: string, which: ClusterCase): Promise<boolean> {
+  const { victim } = which;
+  const during = stepOfKill(which);
   const pattern = victim === "CRIU" ? /criu\.bin / : /^(\S*\/)?runc /;
   await setBreakpoint(sites.a, name, during === undefined ? undefined : `${during} after`);
   const progress = { passed: false };

@@ -7,8 +7,8 @@
  */
 import { setUp } from "../setup/setup.ts";
 import { personIn } from "./cluster-people.ts";
-import { moments, nameOf, steps } from "./disturbance.ts";
-import { type ClusterGround, clusterVictims, createClusterGround, onePerClusterStep } from "./kubernetes-disturbance.ts";
+import { nameOf } from "./disturbance.ts";
+import { allClusterCases, type ClusterGround, createClusterGround, onePerClusterStep } from "./kubernetes-disturbance.ts";
 import { runOriginalSequence } from "./memhog.ts";
 import { redisImageName } from "./redis-pod.ts";
 
@@ -38,12 +38,7 @@ async function attempt(name: string, action: (ground: ClusterGround) => Promise<
 
 await setUp();
 
-const cases =
-  part === "steps"
-    ? onePerClusterStep
-    : part === "all" || part === "matrix"
-      ? steps.flatMap((step) => moments.flatMap((moment) => clusterVictims.map((victim) => ({ step, moment, victim }))))
-      : [];
+const cases = part === "steps" ? onePerClusterStep : part === "all" || part === "matrix" ? allClusterCases : [];
 for (const each of cases) {
   const name = nameOf(each);
   if (words.every((word) => name.includes(word))) await attempt(name, (on) => on.tryCase(each));
