@@ -8,7 +8,7 @@ import { describeOriginalApi } from "../src/apps/coordinator/original.contract.t
 import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { startClient } from "./client.ts";
-import { migrationIn } from "./cluster-migrations.ts";
+import { atBreakpoint, migrationIn } from "./cluster-migrations.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { processesNamed } from "./disturbance.ts";
@@ -379,6 +379,18 @@ describe("a snapshot of a pod", () => {
     };
     await expect.poll(migration, { timeout: 30_000 }).toBe("SNAPSHOT_NOT_FOUND");
     await a.cluster.kubectl(["delete", "namespace", "elsewhere"], { timeoutMs: 60_000 });
+  });
+
+  test("stays as it is when a restore of it is undone, of which nothing else stays", async () => {
+    const spec = { pod: "memhog-undone", destination: "a", snapshot: { node: "a-1", path: place } };
+    const metadata = { name: "undone", annotations: { "ums.dev/breakpoint": "restore after" } };
+    await a.apply({ apiVersion: "ums.dev/v1", kind: "Migration", metadata, spec });
+    await atBreakpoint(a, "undone", { step: "restore", moment: "after" });
+    await a.cluster.kubectl(["patch", "migration/undone", "--type=merge", "--patch", '{"spec":{"cancel":true}}']);
+    await expect.poll(async () => (await migrationIn(a, "undone")).status?.phase, { timeout: 60_000 }).toBe("RolledBack");
+    expect((await migrationIn(a, "undone")).status?.error?.code).toBe("CANCELLED");
+    expect(await tracesSince([a], [[...before, "a: pod/memhog"]])).toEqual([]);
+    await node.exec(["test", "-f", `${place}/snapshot.json`]);
   });
 
   test("has all containers and volumes, and its copy is not taken for another pod of the controller that owns the first", async () => {

@@ -96,9 +96,7 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },
     release: site.release,
-    async restore(_plan, signal) {
-      await site.ask("POST", "/restore", { timeoutMs: limits.restoreMs, signal });
-    },
+    restore: (_plan, signal) => site.restore(signal),
     destroyRestored: site.destroyRestored,
     async commit() {
       const { pod } = await site.commit<CommitAnswer>();
