@@ -196,10 +196,11 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     const sender = createFileSender();
     const { early, late } = await treesOf(pod);
     await sendLogs(sender, pod, store);
-    await sender.live(store, early, { flushMs: limits.transferMs, signal });
+    // Once: what each further pass brings, the snapshot would have for ever.
+    for (const tree of early) await sender.tree(store, tree, { live: true, signal });
 
     const memoryBytes = await control.memoryBytes(pod);
-    await expectRoom(place, memoryBytes);
+    await expectRoom(place, { memoryBytes, fileBytes: need.fileBytes });
     signal.throwIfAborted();
     await control.expectUntouched(pod);
     await marked({ path: place, pod });
@@ -238,9 +239,9 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     return takenOf(snapshot);
   }
 
-  /** @throws UmsError NO_DISK */
-  async function expectRoom(place: string, bytes: number): Promise<void> {
-    expectOk([await disk([{ directory: path.dirname(place), bytes: bytes + imageSlackBytes }])]);
+  /** @param sizes of what is still to be written @throws UmsError NO_DISK */
+  async function expectRoom(place: string, { memoryBytes, fileBytes }: { memoryBytes: number; fileBytes: number }): Promise<void> {
+    expectOk([await disk([{ directory: path.dirname(place), bytes: memoryBytes + fileBytes + imageSlackBytes }])]);
   }
 
   async function takeOnce(id: string, request: TakeSnapshot, signal: AbortSignal): Promise<Taken> {
@@ -257,7 +258,8 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     try {
       await control.expectUntouched(pod);
       expectOk(await parts.check(signal));
-      await expectRoom(place, need.memoryBytes + need.fileBytes);
+      // A file that is written to meanwhile is there twice.
+      await expectRoom(place, { memoryBytes: need.memoryBytes, fileBytes: 2 * need.fileBytes });
       const marked = async (what: { path: string; pod?: PodOnNode }) => {
         mark = await writeMark(id, what);
       };
