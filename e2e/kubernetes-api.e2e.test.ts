@@ -272,6 +272,7 @@ describe("a snapshot of a pod", () => {
 
   /** It counts on where it was, in the same process. */
   async function expectCounting(pod: string, site = a): Promise<void> {
+    await ready(pod, site); // the kubelet tells of it a moment later
     const { length } = await countsOf(site, pod);
     await expect.poll(async () => (await countsOf(site, pod)).length, { timeout: 10_000 }).toBeGreaterThan(length + 1);
     const now = await countsOf(site, pod);
@@ -297,7 +298,6 @@ describe("a snapshot of a pod", () => {
     const copies = (status.activePod ?? "").split(",");
     expect(copies).toEqual([0, 1].map((at) => expect.stringMatching(new RegExp(`^memhog-migration-[0-9a-f]{8}-${at}$`))));
     for (const copy of copies) {
-      await ready(copy);
       await expectCounting(copy);
       const { metadata, spec } = await podCalled(copy);
       expect(metadata?.labels).toEqual({ name: "copy", podmig: "dcn" });
