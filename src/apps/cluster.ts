@@ -13,7 +13,7 @@ import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
 import { createPodControl } from "../approaches/orchestrator-level/node/pod-control.ts";
 import { createSnapshots } from "../approaches/orchestrator-level/node/snapshots.ts";
-import { createTermGuard } from "../approaches/orchestrator-level/node/term.ts";
+import { createTermGuard } from "../platforms/kubernetes/term.ts";
 import type { CheckResult, DataTarget, Measures } from "../approaches/protocol.ts";
 import type { Tools } from "../checkpoint/runc.ts";
 import {

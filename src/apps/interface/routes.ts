@@ -5,7 +5,7 @@ import { Type } from "typebox";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
 import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
 import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
-import { type TermGuard, termHeader } from "../../approaches/orchestrator-level/node/term.ts";
+import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
 import { ArrivingPod, LeavingPod, NodeForwarding, PodReference } from "../../approaches/orchestrator-level/protocol.ts";
 import { type CheckResult, Measures } from "../../approaches/protocol.ts";
 import { UmsError } from "../../errors.ts";

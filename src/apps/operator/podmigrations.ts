@@ -3,33 +3,15 @@
  * ends are mirrored; a checkpoint is one request to the pod's node.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Logger } from "pino";
 import { UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
-import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 import { type Podmigration, podmigrations, type PodmigrationStatus, statesUnderWay } from "../../platforms/kubernetes/podmigration.ts";
-import type { Trust } from "../../trust/trust.ts";
+import type { Action, PodmigrationParts, Work } from "./podmigration/action.ts";
 import { beginLiveMigration } from "./podmigration/live-migration.ts";
 import { takePodCheckpoint } from "./podmigration/checkpoint.ts";
 import { beginRestore } from "./podmigration/restore.ts";
 import { endOf, madeFor, ownerLabel } from "./podmigration/migrations.ts";
-
-export type PodmigrationParts = Readonly<{
-  cluster: Cluster;
-  trust: Pick<Trust, "peers" | "siteName">;
-  interfaces: Pick<Interfaces, "all" | "node">;
-  limits: Readonly<{ preflightMs: number; transferMs: number }>;
-  log: Logger;
-}>;
-
-/** Carries an action out as far as it can here. @returns what there is to tell then */
-type Action = (parts: PodmigrationParts, object: Podmigration, work: Work) => Promise<PodmigrationStatus | undefined>;
-export type Work = Readonly<{
-  signal: AbortSignal;
-  /** Tells what is under way; before a Migration is made, whose end must not be overwritten by this. */
-  begun(status: Omit<PodmigrationStatus, "state">): Promise<void>;
-}>;
 
 const actions: Readonly<Record<Podmigration["spec"]["action"], Action>> = {
   checkpoint: takePodCheckpoint,

@@ -6,9 +6,8 @@ import { UmsError } from "../../errors.ts";
 import { createSelfClient, type PeerClient, type PeerRequest } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
 import type { Cluster } from "./client.ts";
-import { formatTerm, termHeader } from "../../approaches/orchestrator-level/node/term.ts";
 import { nodes, type Pod, pods } from "./kinds.ts";
-import type { Term } from "./lease.ts";
+import { formatTerm, type Term, termHeader } from "./term.ts";
 
 export type Interfaces = Readonly<{
   /** Also of a node whose object is gone: nothing of such a node runs any more. @throws UmsError INTERFACE_MISSING */

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Cluster, ClusterError } from "./client.ts";
 import { type Lease, leases } from "./kinds.ts";
+import type { Term } from "./term.ts";
 
 /** One time of being the leader. */
 export type Tenure = Readonly<{
@@ -10,13 +11,6 @@ export type Tenure = Readonly<{
   /** Unique to this tenure. */
   owner: string;
   term: Term;
-}>;
-
-/** Terms of later tenures are higher. */
-export type Term = Readonly<{
-  /** When the Lease was created, in seconds since the epoch: one that was deleted and made again begins to count anew. */
-  leaseMadeAt: number;
-  transitions: number;
 }>;
 
 export type Candidacy = Readonly<{

@@ -5,7 +5,7 @@ import { UmsError } from "../../../errors.ts";
 import { snapshotPathPattern, snapshotRoot } from "../../../names.ts";
 import { isSource, type MigrationObject, migrations } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration, PodmigrationStatus } from "../../../platforms/kubernetes/podmigration.ts";
-import type { PodmigrationParts, Work } from "../podmigrations.ts";
+import type { PodmigrationParts, Work } from "./action.ts";
 import { idOf } from "./migrations.ts";
 
 /** @throws UmsError for which none is taken */

@@ -5,7 +5,7 @@ import { pods } from "../../../platforms/kubernetes/kinds.ts";
 import { migrationName } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration } from "../../../platforms/kubernetes/podmigration.ts";
 import type { Trust } from "../../../trust/trust.ts";
-import type { PodmigrationParts, Work } from "../podmigrations.ts";
+import type { PodmigrationParts, Work } from "./action.ts";
 import { idOf, makeMigration } from "./migrations.ts";
 
 /** @throws UmsError for which it can't be carried out */

@@ -4,7 +4,7 @@ import { copyName, differenceFrom, podOf, wantedLabels } from "../../../approach
 import { UmsError } from "../../../errors.ts";
 import { migrationName } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration } from "../../../platforms/kubernetes/podmigration.ts";
-import type { PodmigrationParts, Work } from "../podmigrations.ts";
+import type { PodmigrationParts, Work } from "./action.ts";
 import { placeOf } from "./checkpoint.ts";
 import { idsOf, madeFor, makeMigration } from "./migrations.ts";
 

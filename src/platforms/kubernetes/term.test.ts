@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { temporaryDirectory } from "../../../trust/temporary-directory-for-tests.ts";
+import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { createTermGuard, formatTerm } from "./term.ts";
 
 const term = (leaseMadeAt: number, transitions: number) => formatTerm({ leaseMadeAt, transitions });

@@ -3,11 +3,16 @@
  * stopped between a write and the request that follows would still, say, freeze a pod which its successor has let go.
  */
 import { readFileSync } from "node:fs";
-import { UmsError } from "../../../errors.ts";
-import { writeDurably } from "../../../trust/durable-file.ts";
+import { UmsError } from "../../errors.ts";
+import { writeDurably } from "../../trust/durable-file.ts";
 
 /** One operator's time of leading: the later, the higher. */
-type Term = Readonly<{ leaseMadeAt: number; transitions: number }>;
+export type Term = Readonly<{
+  /** When the Lease was created, in seconds since the epoch: one that was deleted and made again begins to count anew. */
+  leaseMadeAt: number;
+  /** Of the Lease. */
+  transitions: number;
+}>;
 
 export const termHeader = "ums-term";
 export const formatTerm = ({ leaseMadeAt, transitions }: Term) => `${leaseMadeAt}.${transitions}`;
