@@ -30,6 +30,7 @@ import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts
 import type { DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
+import { eachContainer } from "./pod-control.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
@@ -223,9 +224,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
 
-    async freeze(pod) {
-      await Promise.all(pod.containers.map(({ freezer }) => setFrozen(freezer, true)));
-    },
+    freeze: (pod) => eachContainer(pod, ({ freezer }) => setFrozen(freezer, true)),
 
     async thaw(id, pod) {
       // Its last act is to freeze the pod's own group.

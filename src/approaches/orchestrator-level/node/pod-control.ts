@@ -44,9 +44,9 @@ export function createPodControl(tools: Tools): PodControl {
     },
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
-    freeze: (pod) => each(pod, ({ freezer }) => setFrozen(freezer, true)),
+    freeze: (pod) => eachContainer(pod, ({ freezer }) => setFrozen(freezer, true)),
     thaw: (pod) =>
-      each(pod, ({ freezer }) =>
+      eachContainer(pod, ({ freezer }) =>
         setFrozen(freezer, false).catch((cause: unknown) => {
           const { code } = cause as NodeJS.ErrnoException;
           if (code !== "ENOENT" && code !== "ENODEV") throw cause; // else its container has ended
@@ -58,7 +58,7 @@ export function createPodControl(tools: Tools): PodControl {
 }
 
 /** Settles when all have: one that still freezes would undo a thaw which another one's failure has brought about. */
-async function each({ containers }: PodOnNode, act: (container: Container) => Promise<void>): Promise<void> {
+export async function eachContainer({ containers }: PodOnNode, act: (container: Container) => Promise<void>): Promise<void> {
   const results = await Promise.allSettled(containers.map(act));
   for (const result of results) if (result.status === "rejected") throw result.reason;
 }
