@@ -69,7 +69,7 @@ test("a source's node that comes back after the commit starts nothing of a pod t
   await b.cluster.powerOn(worker);
   // The kubelet makes a new sandbox and would run the pod from its init containers on, as it does after any power loss.
   await expect.poll(() => waitingFor(b, name), { timeout: 90_000, interval: 500 }).toMatch(/Error|BackOff/);
-  for (const until = Date.now() + 15_000; Date.now() < until; await sleep(100)) expect(copiesOn(worker)).toEqual([]);
+  for (const until = Date.now() + 5_000; Date.now() < until; await sleep(100)) expect(copiesOn(worker)).toEqual([]);
   await setBreakpoint(b, name, undefined);
   await expectEnd(b, name, "Succeeded");
   expect(await isThere(b, name)).toBe(false);

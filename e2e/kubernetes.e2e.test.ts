@@ -355,12 +355,13 @@ describe("refused, and nothing is changed", () => {
     expect(now.status?.containerStatuses).toEqual(then.status?.containerStatuses);
   }
 
-  test.each(cases)("%s: %s", async (code, why, spec) => {
-    const name = `refused-${why.replaceAll(/[^a-z]+/gi, "-").toLowerCase()}`;
-    await a.apply(pod(name, spec));
-    await ready(a, name);
-    await expectRefused(name, code);
-    await remove(a, `pod/${name}`);
+  test(`${cases.map(([code, why]) => `${code}: ${why}`).join("; ")}`, async () => {
+    const nameOf = (why: string) => `refused-${why.replaceAll(/[^a-z]+/gi, "-").toLowerCase()}`;
+    const names = cases.map(([, why]) => `pod/${nameOf(why)}`);
+    await a.apply(...cases.map(([, why, spec]) => pod(nameOf(why), spec)));
+    await kubectl(a, "wait", "--for=condition=Ready", ...names, "--timeout=120s");
+    for (const [code, why] of cases) await expectRefused(nameOf(why), code);
+    await remove(a, ...names);
     await expectNothingLeft();
   });
 

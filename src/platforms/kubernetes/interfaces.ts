@@ -17,7 +17,15 @@ export type Interfaces = Readonly<{
   close(): void;
 }>;
 
-type Known = { pod: string | undefined; life: string; isOnDeadNode: boolean; client: NodeClient; connection: PeerClient };
+type Known = {
+  pod: string | undefined;
+  life: string;
+  isOnDeadNode: boolean;
+  /** It did not answer the last request. */
+  isSilent: boolean;
+  client: NodeClient;
+  connection: PeerClient;
+};
 
 const shortMs = 20_000;
 const longMs = 120_000;
@@ -69,7 +77,21 @@ export async function followInterfaces({
       address: `${address}:${port}`,
       ...(headers ? { headers } : {}),
     });
-    clients.set(node, { pod: metadata?.uid, life, isOnDeadNode, client: createNodeClient(node, address, connection), connection });
+    const listening: Pick<PeerClient, "request"> = {
+      async request<T>(options: PeerRequest) {
+        try {
+          const answer = await connection.request<T>(options);
+          fresh.isSilent = false;
+          return answer;
+        } catch (cause) {
+          fresh.isSilent = cause instanceof UmsError && (cause.code === "SITE_UNREACHABLE" || cause.code === "TIMED_OUT");
+          throw cause;
+        }
+      },
+    };
+    const client = createNodeClient(node, address, listening);
+    const fresh: Known = { pod: metadata?.uid, life, isOnDeadNode, isSilent: false, client, connection };
+    clients.set(node, fresh);
   };
 
   const { items } = await cluster.list(pods, { ...selection, signal });
@@ -84,9 +106,12 @@ export async function followInterfaces({
   return {
     async node(name) {
       const found = clients.get(name);
-      if (found) return found.client;
+      if (found && !found.isSilent) return found.client;
       const missing = new UmsError("INTERFACE_MISSING", `No interface of UMS runs on node ${name}.`);
-      if (name === "" || (await cluster.get(nodes, name, { signal }))) throw missing;
+      // The pods of a node that was deleted stay for a minute or so.
+      const isThere = name !== "" && (await cluster.get(nodes, name, { signal })) !== undefined;
+      if (found && isThere) return found.client;
+      if (name === "" || isThere) throw missing;
       return createGoneNode(name, missing);
     },
     all: () => [...clients.values()].filter(({ isOnDeadNode }) => !isOnDeadNode).map(({ client }) => client),
@@ -129,7 +154,7 @@ function createGoneNode(node: string, missing: UmsError): NodeClient {
   };
 }
 
-function createNodeClient(node: string, address: string, { request }: PeerClient): NodeClient {
+function createNodeClient(node: string, address: string, { request }: Pick<PeerClient, "request">): NodeClient {
   const post = <T>(path: string, body?: unknown, options: Pick<PeerRequest, "timeoutMs" | "signal"> = {}) =>
     request<T>({ method: "POST", path: `/node${path}`, timeoutMs: shortMs, ...(body === undefined ? {} : { body }), ...options });
   return {
