@@ -603,21 +603,6 @@ describe("a Migration object", () => {
     await forget("probed");
   });
 
-  test("of a pod with a liveness probe has time for a late commit: no copy is killed that nobody can reach yet", async () => {
-    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 3 };
-    await start("late", {}, { livenessProbe });
-    await run(a, "late", "main", "redis-cli set here stays");
-    await createMigration(a, { name: "late", pod: "late", to: b, breakpoint: "restore after" });
-    await atBreakpoint(a, "late", { step: "restore", moment: "after" });
-    await sleep(15_000);
-    await setBreakpoint(a, "late", undefined);
-    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/late", "--timeout=60s");
-    await ready(b, "late");
-    expect((await podIn(b, "late")).status?.containerStatuses?.[0]?.restartCount).toBe(0);
-    expect(await run(b, "late", "main", "redis-cli get here")).toBe("stays");
-    await forget("late");
-  });
-
   test("of a pod with a preStop hook calls it on neither copy", async () => {
     const preStop = { httpGet: { path: "/pre-stop", port: 6379 } };
     await start(

@@ -21,25 +21,21 @@ const exists = (file: string) =>
  * From here on the container's `create` waits for {@link letGo}, then becomes a restore of the image directory.
  * @param name the container's id, or MIGRATION.CONTAINER for one of a pod
  * @param podUid of the pod whose container it is
- * @param silent whether the engine is not to learn of its start before {@link endSilence}
  */
 export async function prepareRestore({
   name,
   imageDirectory,
   podUid,
-  silent = false,
 }: {
   name: string;
   imageDirectory: string;
   podUid?: string;
-  silent?: boolean;
 }): Promise<void> {
   const directory = directoryOf(name);
   await rm(directory, { recursive: true, force: true });
   await mkdir(path.join(directory, "work"), { recursive: true, mode: 0o700 });
   await symlink(imageDirectory, path.join(directory, "image"));
   if (podUid !== undefined) await writeFile(path.join(directory, "pod"), podUid);
-  if (silent) await writeFile(path.join(directory, "silent"), "");
   // Last: a shim that looks for its restore takes it as whole from here on.
   await writeCriuSettings(path.join(directory, "criu.conf"));
 }
@@ -84,9 +80,6 @@ export async function restoreOutcome(
   }
   throw new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`);
 }
-
-/** The engine learns that the container has started. */
-export const endSilence = (name: string) => rm(path.join(directoryOf(name), "silent"), { force: true });
 
 export const restoreLog = (name: string) => path.join(directoryOf(name), "work", "restore.log");
 

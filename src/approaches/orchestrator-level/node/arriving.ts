@@ -13,16 +13,7 @@ import { Value } from "typebox/value";
 import { forgetCachedFiles, prepareBundle } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
-import {
-  breakOff,
-  endSilence,
-  forgetRestore,
-  letGo,
-  prepareRestore,
-  restoreLog,
-  restoreOutcome,
-  waitForShim,
-} from "../../../checkpoint/shim.ts";
+import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, restoreOutcome, waitForShim } from "../../../checkpoint/shim.ts";
 import { changesOf, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
@@ -214,9 +205,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
       for (const container of pod.containers) {
         const directory = alone(pod) === undefined ? path.join(imageDirectory, container) : imageDirectory;
         await mkdir(directory, { recursive: true, mode: 0o700 });
-        // The kubelet starts the next one when it has learned of this one's start.
-        const silent = container === pod.containers.at(-1);
-        await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory, podUid: pod.uid, silent });
+        await prepareRestore({ name: restoreOf(id, container), imageDirectory: directory, podUid: pod.uid });
       }
       arrivals.set(id, {
         id,
@@ -252,7 +241,6 @@ export function createArriving(parts: ArrivingParts): Arriving {
     async takeOver(id, { uid, containers }) {
       const [task] = await tasksOfPod(uid);
       if (task?.network !== undefined) await releaseNamespace(task.network);
-      for (const container of containers) await endSilence(restoreOf(id, container));
       arrivals.delete(id);
       // Not while clients wait.
       setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();
