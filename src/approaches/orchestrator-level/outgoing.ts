@@ -208,7 +208,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
         await arm(signal);
         // Once more, so that what was written during all that doesn't fall into the freeze.
         await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
-        await onNode("prepare");
+        await onNode("prepare", { signal, timeoutMs: limits.transferMs });
       },
       async discard() {
         await onNode("discard");

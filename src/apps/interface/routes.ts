@@ -67,7 +67,7 @@ export function registerNodeRoutes(
     transfer: (id, body, signal) => leaving.transfer(id, body, signal),
     reset: (_id, { pod }) => leaving.reset(pod),
     kill: (_id, { pod }) => leaving.kill(pod),
-    discard: (id) => leaving.discard(id),
+    discard: (id, { pod }) => leaving.discard(id, pod),
     "clean-up": (id) => leaving.cleanUp(id),
   };
   for (const action of leavingActions) {

@@ -48,7 +48,7 @@ export type Leaving = Readonly<{
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
   /** Sends the files while the pod runs. */
   preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<void>;
-  /** Makes room for the dump. */
+  /** Makes room for the dump, and sees to it that no container of the pod starts again from here on. */
   prepare(id: string, leaving: LeavingPod): Promise<void>;
   hold(pod: PodOnNode): Promise<void>;
   release(pod: PodOnNode): Promise<void>;
@@ -64,7 +64,7 @@ export type Leaving = Readonly<{
   reset(pod: PodOnNode): Promise<void>;
   /** Kills every task of the pod before it can run again. */
   kill(pod: PodOnNode): Promise<void>;
-  discard(id: string): void;
+  discard(id: string, pod: PodOnNode): Promise<void>;
   cleanUp(id: string): Promise<void>;
   close(): void;
 }>;
@@ -149,7 +149,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     const files = async () => {
       for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
     };
-    const both = [timed("memory", memory()), timed("files", files()), timed("mark", markHeld(pod))];
+    const both = [timed("memory", memory()), timed("files", files())];
     await Promise.all(both).catch(async (cause: unknown) => {
       giveUp.abort(cause);
       await Promise.allSettled(both);
@@ -219,6 +219,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
     async prepare(id, { pod }) {
       sessionOf(id).imageDirectory ??= await roomFor(id, pod);
+      // While the pod runs: on a disk that is busy the mark's sync takes seconds.
+      await markHeld(pod);
     },
 
     hold: ({ network }) => holdNamespace(network),
@@ -269,9 +271,10 @@ export function createLeaving(parts: LeavingParts): Leaving {
       }
     },
 
-    discard(id) {
+    async discard(id, pod) {
       sessions.get(id)?.sender?.close();
       sessions.delete(id);
+      await allowStarts(pod);
     },
 
     async cleanUp(id) {
