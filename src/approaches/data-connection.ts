@@ -17,7 +17,8 @@ export function openDataConnection(
 ): Promise<TLSSocket> {
   if (!node) return createPeerClient(trust, site).openData({ migrationId, signal });
   const headers = { [tokenHeader]: node.token };
-  if (site !== trust.siteName) return createPeerInterfaceClient(trust, site, node.address).openData({ migrationId, signal, headers });
-  const client = createSelfClient(trust, { who: `The interface at ${node.address}`, address: node.address });
+  if (site !== trust.siteName) return createPeerInterfaceClient(trust, site, node.addresses).openData({ migrationId, signal, headers });
+  const [address = ""] = node.addresses;
+  const client = createSelfClient(trust, { who: `The interface at ${address}`, address });
   return client.openData({ migrationId, signal, headers: { ...headers, [peerHeader]: site } });
 }

@@ -47,7 +47,8 @@ export const DataTarget = Type.Object(
     node: Type.Optional(
       Type.Object(
         {
-          address: Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" }),
+          /** The first that answers is taken. */
+          addresses: Type.Array(Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" }), { minItems: 1, maxItems: 4 }),
           /** The node's address, and what proves that its pod is meant. */
           token: Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" }),
         },
@@ -83,8 +84,9 @@ export type ArmAnswer = Readonly<{
 export function dataTarget({ data }: CreateAnswer, { site, host, ownPort }: { site: string; host: string; ownPort?: number }): DataTarget {
   if (!data) return { site };
   const [node = ""] = data.token.split("/");
-  const address = ownPort === undefined ? formatAddress({ host, port: data.port }) : formatAddress({ host: node, port: ownPort });
-  return { site, node: { address, token: data.token } };
+  // The node itself, if it can be reached: any other one would have to pass everything on.
+  const hosts = [...new Set([node, host])].map((each) => formatAddress({ host: each, port: data.port }));
+  return { site, node: { addresses: ownPort === undefined ? hosts : [formatAddress({ host: node, port: ownPort })], token: data.token } };
 }
 
 /** What a stream of the data connection carries. A service of one container doesn't name it. */

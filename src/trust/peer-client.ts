@@ -54,8 +54,8 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
 }
 
 /** A client for the same peer's interfaces, which have an address of their own. */
-export function createPeerInterfaceClient(trust: Trust, peerName: string, address: string): PeerClient {
-  return createClient({ who: `Site “${peerName}”`, addresses: () => [address], options: () => trust.connectOptions(peerName) });
+export function createPeerInterfaceClient(trust: Trust, peerName: string, addresses: readonly string[]): PeerClient {
+  return createClient({ who: `Site “${peerName}”`, addresses: () => addresses, options: () => trust.connectOptions(peerName) });
 }
 
 /** A client for another part of this very site. @param part.headers go with each request */
