@@ -23,6 +23,7 @@ async function pair(receiver: Receiver) {
   received.catch(() => undefined);
   return {
     sender: createSender(near),
+    near,
     far,
     received,
     [Symbol.dispose]() {
@@ -99,6 +100,26 @@ test("a disk that is full at the receiver is told by its code", async () => {
   using ends = await pair({ ...nothing, open: () => ({ write: () => undefined, end: () => Promise.reject(full) }) });
   await ends.sender.stream("x", Readable.from([Buffer.from("x")]));
   await expect(ends.sender.flush(5000)).rejects.toMatchObject({ code: "NO_ROOM" });
+});
+
+test("the receiver's reason arrives also while more is being sent than it has read", async () => {
+  const full = Object.assign(new Error("write failed"), { code: "ENOSPC" });
+  const file = path.join(work, "pages-1.img");
+  writeFileSync(file, Buffer.alloc(32 << 20));
+  const descriptor = openSync(file, "r");
+  using ends = await pair({
+    ...nothing,
+    memory: () => {
+      throw full;
+    },
+  });
+  void ends.received.catch(() => ends.far.destroy());
+  // A sender that is too busy to read at once.
+  ends.near.pause();
+  setTimeout(() => ends.near.resume(), 200);
+  const sent = ends.sender.memory({ file: "pages-1.img", descriptor, from: 0, to: 32 << 20 }).then(() => ends.sender.flush(5000));
+  await expect(sent).rejects.toMatchObject({ code: "NO_ROOM" });
+  closeSync(descriptor);
 });
 
 test("a connection that breaks fails what is under way, and everything after it", async () => {

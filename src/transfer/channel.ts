@@ -246,12 +246,22 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
   } catch (cause) {
     const code = isFull(cause) ? "NO_ROOM" : cause instanceof UmsError ? cause.code : undefined;
     const reply = `${JSON.stringify({ ok: false, code, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
-    if (!socket.destroyed)
-      await Promise.race([new Promise<void>((resolve) => socket.end(reply, resolve)), sleep(replyMs, undefined, { ref: false })]);
+    await refuse(socket, reply);
     throw cause;
   } finally {
     for (const sink of sinks.values()) void sink.end().catch(() => undefined);
   }
+}
+
+/** A last word. Closing a socket with bytes nobody has read resets it (RFC 2525, 2.17), and the word may be lost with it. */
+async function refuse(socket: Duplex, reply: string): Promise<void> {
+  if (socket.destroyed) return;
+  socket.removeAllListeners("data").resume();
+  socket.end(reply);
+  const limit = new AbortController();
+  const closed = once(socket, "close", { signal: limit.signal }).catch(() => undefined);
+  await Promise.race([closed, sleep(replyMs, undefined, { signal: limit.signal }).catch(() => undefined)]);
+  limit.abort();
 }
 
 /** What a person can cure at the other site. */
