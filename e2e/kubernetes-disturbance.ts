@@ -16,7 +16,7 @@ import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
 import { expectNothingLost, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
-import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
+import { expectServed, redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
 const clusterVictims = [
   "operator",
@@ -295,7 +295,9 @@ async function refreshParts({ a, b }: ClusterSites): Promise<void> {
 // --- what must hold ---
 
 async function expectOneCopy(sites: ClusterSites, owner: ClusterSite): Promise<void> {
-  await owner.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${service}`, "--timeout=30s"]);
+  // A cluster whose API server was away takes its nodes for dead, and the pods on them for not Ready, until they are heard of.
+  await owner.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${service}`, "--timeout=90s"], { timeoutMs: 100_000 });
+  if (owner === sites.a) await expectServed(owner);
   const pod = JSON.parse((await owner.cluster.kubectl(["get", "pod", service, "--output=json"])).stdout) as Pod;
   const restarts = pod.status?.containerStatuses?.map(({ restartCount }) => restartCount);
   if (restarts?.some((count) => count > 0)) throw new Error(`Its containers were started again: ${JSON.stringify(restarts)}`);

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { PodFacts } from "../src/approaches/orchestrator-level/outgoing.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
@@ -11,6 +12,7 @@ import { askCoordinator, personIn } from "./cluster-people.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { imageLayout } from "./images.ts";
+import { copiesOn } from "./kubernetes-disturbance.ts";
 import { counted, memhogLog, postMigrate, startMemhog } from "./memhog.ts";
 import { startCommitting } from "./postgres.ts";
 import { redisImage } from "./redis-pod.ts";
@@ -601,6 +603,33 @@ describe("a Migration object", () => {
     expect(await isThere(a, "probed")).toBe(false);
     expect(await run(b, "probed", "main", "redis-cli get here")).toBe("stays");
     await forget("probed");
+  });
+
+  test("whose copies their liveness probes have killed on both sides ends with the source's, made again of its dump", async () => {
+    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 5 };
+    await start("doomed", {}, { livenessProbe });
+    await kubectl(a, "label", "pod", "doomed", "tier=gold");
+    const copies = (site: ClusterSite) => site.cluster.nodes.flatMap(copiesOn);
+    await run(a, "doomed", "main", "redis-cli set here stays; echo kept > /tmp/note");
+    await createMigration(a, { name: "doomed", pod: "doomed", to: b, breakpoint: "restore after" });
+    await atBreakpoint(a, "doomed", { step: "restore", moment: "after" });
+    await expect.poll(() => copies(b), { timeout: 40_000 }).toEqual([]);
+    await expect.poll(() => copies(a), { timeout: 40_000 }).toEqual(["dying"]);
+    await setBreakpoint(a, "doomed", undefined);
+    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/doomed", "--timeout=90s");
+    const { phase, error, message, facts } = (await migrationIn(a, "doomed")).status ?? {};
+    expect({ phase, code: error?.code }).toEqual({ phase: "RolledBack", code: "COPY_IS_GONE" });
+    const restore = /mig-[0-9a-f]{12}/.exec(message ?? "")?.[0] ?? "";
+    await kubectl(a, "wait", "--for=condition=Succeeded", `migration/${restore}`, "--timeout=90s");
+    await ready(a, "doomed");
+    expect((await podIn(a, "doomed")).metadata?.labels).toMatchObject({ tier: "gold" });
+    expect(await run(a, "doomed", "main", "redis-cli get here; cat /tmp/note")).toBe("stays\nkept");
+    expect(await isThere(b, "doomed")).toBe(false);
+    const { node, path } = (facts?.["source"] as PodFacts).rescued ?? { node: "", path: "" };
+    const kept = await a.cluster.nodes.find(({ name }) => name === node)?.exec(["ls", path], { reject: false });
+    expect(kept).toMatchObject({ stderr: expect.stringContaining("No such file") as string }); // its memory isn't kept any longer than it must
+    await kubectl(a, "delete", "migration", restore, "--timeout=30s");
+    await forget("doomed");
   });
 
   test("of a pod with a preStop hook calls it on neither copy", async () => {

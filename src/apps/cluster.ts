@@ -197,6 +197,7 @@ export async function runInterface(part: Part): Promise<void> {
     ...common,
     control: createPodControl(tools),
     root: snapshotRoot,
+    imageDirectories,
     check: async (waiting) => summary("CRIU", await criuChecks(criu, waiting)),
     log,
   });

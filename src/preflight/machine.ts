@@ -18,6 +18,9 @@ export async function machineMeasures(): Promise<Pick<Measures, "kernel" | "cpuF
   return { kernel: release(), cpuFeatures: features, cgroupVersion: version };
 }
 
+/** Another one after each start of the machine: what a process, a cgroup or a tmpfs held before is gone, its number may be another's. */
+export const bootId = async () => (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+
 /** The kernel, the CPU and the cgroups against those of the source. */
 export async function sameMachine(there: Measures): Promise<CheckResult[]> {
   const here = await machineMeasures();

@@ -6,6 +6,7 @@ import { readFile, stat } from "node:fs/promises";
 import { release } from "node:os";
 import { execa } from "execa";
 import { criuSettings } from "../checkpoint/runc.ts";
+import { bootId } from "./machine.ts";
 
 /** `undefined` where it works, else CRIU's own words. */
 export type Abilities = Readonly<{ dumpsTcp: string | undefined; dumpsOtherUsers: string | undefined }>;
@@ -18,8 +19,8 @@ let known: { key: string; until: number; abilities: Promise<Abilities> } | undef
 
 /** Tries it, or answers with what was found a few minutes ago with the same CRIU file on the same boot. */
 export async function criuAbilities(criu: string, signal: AbortSignal): Promise<Abilities> {
-  const [{ mtimeMs, ino }, boot] = await Promise.all([stat(criu), readFile("/proc/sys/kernel/random/boot_id", "utf8")]);
-  const key = [criu, ino, mtimeMs, release(), boot.trim()].join(" ");
+  const [{ mtimeMs, ino }, boot] = await Promise.all([stat(criu), bootId()]);
+  const key = [criu, ino, mtimeMs, release(), boot].join(" ");
   signal.throwIfAborted();
   if (known?.key === key && known.until > Date.now()) return known.abilities;
   const abilities = tryAbilities(criu);

@@ -3,8 +3,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
+import { snapshotRoot } from "../../names.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget } from "../protocol.ts";
@@ -24,7 +26,12 @@ export type PodFacts = Readonly<{
   ports: readonly ServicePort[];
   target?: DataTarget;
   forwarding?: NodeForwarding;
+  /** Its dump, once that is a snapshot of which a migration makes the pod again. */
+  rescued?: Rescued;
 }>;
+
+/** @param migration the id of the one that makes a pod of it */
+export type Rescued = Readonly<{ node: string; path: string; migration: string }>;
 
 export type OutgoingPodParts = Readonly<{
   cluster: Cluster;
@@ -49,6 +56,8 @@ export type OutgoingPodParts = Readonly<{
     set(facts: PodFacts): Promise<void>;
   };
   limits: { preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
+  /** Sees to it that the pod is made again of its snapshot. Durable when it resolves; can be repeated. */
+  restoreRescued(pod: string, rescued: Rescued): Promise<void>;
   /** Told the Pod that the destination has made of this one, once that owns it. */
   arrived(pod: Pod): void;
   /** Told how many bytes went to the destination. */
@@ -192,6 +201,40 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     await onNodes("wait");
   }
 
+  /** Ends the pod without letting it run again. */
+  async function removePod(): Promise<void> {
+    const { namespace, name, uid } = facts();
+    // First the deletion, so that the kubelet starts nothing in place of what is killed then. Its own signals and hooks
+    // find frozen tasks and a held network, and the tasks die before they run again.
+    if (await cluster.delete(pods, name, { namespace, uid, graceSeconds: 1 })) await sleep(deletionLeadMs);
+    await onNode("kill");
+    for (const until = Date.now() + goneMs; Date.now() < until; await sleep(200)) {
+      if ((await cluster.get(pods, name, { namespace }))?.metadata?.uid !== uid) return;
+    }
+    throw new UmsError("TIMED_OUT", `Pod ${name} has not gone within ${goneMs / 1000} s.`);
+  }
+
+  /** The memory of a pod that would end at its thaw, and has no other copy. @returns undefined where there is none to save */
+  async function saveDump(): Promise<Rescued | undefined> {
+    if (!(await onNode("is-lost")).lost || (await whyUnwanted())) return undefined;
+    await onNode("end-transfer");
+    const { node, pod, need } = facts();
+    const path = `${snapshotRoot}/ums-rescued/${id}`;
+    const { saved } = await (await parts.node(node)).rescueSnapshot(id, { path, pod, need }, { timeoutMs: limits.transferMs });
+    return saved ? { node, path, migration: newMigrationId() } : undefined;
+  }
+
+  /** @returns whether the pod is made again of its dump */
+  async function rescue(): Promise<boolean> {
+    const rescued = facts().rescued ?? (await saveDump());
+    if (!rescued) return false;
+    // Before the pod is removed: after that nobody could tell that it was not its user who did it.
+    await parts.facts.set({ ...facts(), rescued });
+    await removePod();
+    await parts.restoreRescued(facts().name, rescued);
+    return true;
+  }
+
   let heldAt = 0;
   const source: Source = {
     async admit(_plan, signal) {
@@ -229,7 +272,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       await onNode("freeze");
     },
     async thaw() {
-      await onNode("thaw");
+      if (!(await rescue())) await onNode("thaw");
     },
 
     async isLost() {
@@ -257,17 +300,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       await Promise.all([onNodes("let-through"), onNode("reset")]);
     },
 
-    async remove() {
-      const { namespace, name, uid } = facts();
-      // First the deletion, so that the kubelet starts nothing in place of what is killed then. Its own signals and hooks
-      // find frozen tasks and a held network, and the tasks die before they run again.
-      if (await cluster.delete(pods, name, { namespace, uid, graceSeconds: 1 })) await sleep(deletionLeadMs);
-      await onNode("kill");
-      for (const until = Date.now() + goneMs; Date.now() < until; await sleep(200)) {
-        if ((await cluster.get(pods, name, { namespace }))?.metadata?.uid !== uid) return;
-      }
-      throw new UmsError("TIMED_OUT", `Pod ${name} has not gone within ${goneMs / 1000} s.`);
-    },
+    remove: removePod,
 
     async cleanUp() {
       if (!parts.facts.get()) return; // refused at once

@@ -1,5 +1,5 @@
 /**
- * A migration whose source is a snapshot: nothing runs there that could be frozen, held or removed, and the snapshot stays as it is.
+ * A migration whose source is a snapshot: nothing runs there that could be frozen or held, and the snapshot stays as it is.
  * Everything else is as with a pod that leaves: what the destination makes, when it may run, and how it is undone.
  */
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
@@ -10,8 +10,15 @@ import type { OutgoingPodParts } from "./outgoing.ts";
 import type { CommitAnswer, PodNeed } from "./protocol.ts";
 import { labelsOf, needOf, podOf } from "./snapshot.ts";
 
-/** Where a migration's snapshot is, and the labels of the pod that it becomes, where they are not those of the one that it was. */
-export type SnapshotWanted = Readonly<{ node: string; path: string; labels?: Readonly<Record<string, string>> | undefined }>;
+/** Where a migration's snapshot is. */
+export type SnapshotWanted = Readonly<{
+  node: string;
+  path: string;
+  /** Of the pod that it becomes, where they are not those of the one that it was. */
+  labels?: Readonly<Record<string, string>> | undefined;
+  /** Removed once the pod is there. */
+  temporary?: boolean | undefined;
+}>;
 
 /** What the source must know after a crash. */
 export type SnapshotFacts = Readonly<{ takenBy: string; need: PodNeed; target?: DataTarget }>;
@@ -34,7 +41,7 @@ export type RestoringParts = Pick<
 /** @param plan its service is the pod to make */
 export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { source: Source; destination: Destination } {
   const { peer, limits, namespace } = parts;
-  const { node: nodeName, path, labels } = parts.snapshot;
+  const { node: nodeName, path, labels, temporary } = parts.snapshot;
   const site = createDestinationSite(peer, plan.id, limits);
 
   const facts = (): SnapshotFacts => {
@@ -85,7 +92,9 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
     },
 
     forwardClients: nothing,
-    remove: nothing,
+    async remove() {
+      if (temporary) await (await parts.node(nodeName)).removeSnapshot({ path, takenBy: facts().takenBy });
+    },
     cleanUp: nothing,
   };
 

@@ -23,6 +23,14 @@ export const TakeSnapshot = Type.Object(
 );
 export type TakeSnapshot = Static<typeof TakeSnapshot>;
 
+/** The same of a pod that has ended while it was frozen: its memory is what its migration has dumped. */
+export const RescueSnapshot = Type.Pick(TakeSnapshot, ["path", "pod", "need"], closed);
+export type RescueSnapshot = Static<typeof RescueSnapshot>;
+
+/** Which snapshot is meant. */
+export const KnownSnapshot = Type.Object({ path: SnapshotPath, takenBy: Id }, closed);
+export type KnownSnapshot = Static<typeof KnownSnapshot>;
+
 /** Sends a snapshot to where a destination takes it. */
 export const ReplaySnapshot = Type.Object({ path: SnapshotPath, takenBy: Id, target: DataTarget }, closed);
 export type ReplaySnapshot = Static<typeof ReplaySnapshot>;

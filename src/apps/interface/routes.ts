@@ -61,6 +61,7 @@ export function registerNodeRoutes(
     hold: (_id, { pod }) => leaving.hold(pod),
     release: (_id, { pod }) => leaving.release(pod),
     freeze: (_id, { pod }) => leaving.freeze(pod),
+    "end-transfer": (id, { pod }) => leaving.endTransfer(id, pod),
     thaw: (id, { pod }) => leaving.thaw(id, pod),
     "expect-frozen": (_id, { pod }) => leaving.expectFrozen(pod),
     "is-lost": async (_id, { pod }) => ({ lost: await leaving.isLost(pod) }),

@@ -1,7 +1,7 @@
 /** Carries one migration to its end, from wherever its journal says that it is. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
-import { createOutgoingPod, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { createOutgoingPod, type PodFacts, type Rescued } from "../../approaches/orchestrator-level/outgoing.ts";
 import { createRestoring, type SnapshotFacts } from "../../approaches/orchestrator-level/restoring.ts";
 import { type CreateAnswer, dataTarget } from "../../approaches/protocol.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
@@ -18,12 +18,14 @@ import {
   destinationIsGone,
   migrationFinalizer,
   type MigrationObject,
+  migrationName,
   migrations,
   newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
 import { parseAddress } from "../../trust/address.ts";
 import type { Forwardings } from "./forwardings.ts";
+import { makeMigrationOnce } from "./make-migration.ts";
 import { expectAlone } from "./rivals.ts";
 import type { Sites } from "./sites.ts";
 
@@ -141,6 +143,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
           peerHost,
           takeSlot: async () => takeSlot(object.metadata.uid ?? ""),
           facts: factsAs<PodFacts>("source"),
+          restoreRescued: (pod, rescued) => makeRestore(namespace, pod, rescued),
           measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
         });
     const told = (): Report => {
@@ -190,17 +193,25 @@ export function createCarrier(parts: CarrierParts): Carrier {
     }
   }
 
+  async function makeRestore(namespace: string, pod: string, { migration: id, node, path }: Rescued): Promise<void> {
+    await makeMigrationOnce(cluster, { id, pod, destination: sites.ownName, snapshot: { node, path, temporary: true } }, { namespace });
+    log.warn({ pod, namespace, node, path, migration: id }, "the pod had ended while it was frozen: it is made again of its dump");
+  }
+
   async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {
     const untouched = !record.journal.isStarted("reserve");
     const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
     const reason = cause && (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
     const code = reason && codeOf(reason);
+    const { rescued } = (record.fact("source") as PodFacts | undefined) ?? {};
+    const saved = rescued && `The pod had ended while it was frozen: ${migrationName(rescued.migration)} makes it again of its dump.`;
+    const message = [reason?.message ?? `${object.spec.pod} ${did(object)}`, saved].filter(Boolean).join(" ");
     const endedAt = new Date().toISOString();
     record.report({
       phase,
       endedAt,
       waiting: undefined,
-      message: reason?.message ?? `${object.spec.pod} ${did(object)}`,
+      message,
       ...(report ? figures(report) : {}),
       ...(reason && code ? { error: { code, message: reason.message, cure: errorTable[code].cure } } : {}),
     });

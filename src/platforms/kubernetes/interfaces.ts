@@ -133,7 +133,7 @@ function isLost({ status }: Pod): boolean {
  */
 function createGoneNode(node: string, missing: UmsError): NodeClient {
   const refuse = () => Promise.reject(missing);
-  const isUndo = (action: LeavingAction) => ["release", "thaw", "kill", "reset", "discard", "clean-up"].includes(action);
+  const isUndo = (action: LeavingAction) => ["release", "end-transfer", "thaw", "kill", "reset", "discard", "clean-up"].includes(action);
   return {
     node,
     address: "",
@@ -149,6 +149,8 @@ function createGoneNode(node: string, missing: UmsError): NodeClient {
     expectLed: refuse,
     forwarding: async () => undefined,
     takeSnapshot: refuse,
+    rescueSnapshot: async () => ({ saved: false }),
+    removeSnapshot: async () => undefined,
     findSnapshot: async () => undefined,
     replaySnapshot: refuse,
   };
@@ -173,6 +175,8 @@ function createNodeClient(node: string, address: string, { request }: Pick<PeerC
     expectLed: async (ports) => void (await post("/led", { ports })),
     forwarding: async (action, forwarding) => void (await post(`/forwarding/${action}`, forwarding)),
     takeSnapshot: (id, wanted, options) => post(`/snapshots/${id}/take`, wanted, options),
+    rescueSnapshot: (id, wanted, options) => post(`/snapshots/${id}/rescue`, wanted, options),
+    removeSnapshot: async (which) => void (await post("/snapshots/remove", which, { timeoutMs: longMs })),
     findSnapshot: async (path, signal) =>
       (await post<{ snapshot?: SnapshotSummary }>("/snapshots/find", { path }, { signal, timeoutMs: shortMs })).snapshot,
     replaySnapshot: (id, wanted, options) => post(`/snapshots/${id}/replay`, wanted, options),

@@ -41,6 +41,7 @@ const Spec = Type.Object(
               description: "Labels of the pod to make; default: those of the pod that it was taken of, if no controller owned that",
             }),
           ),
+          temporary: Type.Optional(Type.Boolean({ description: "Remove the snapshot once the pod has been made of it" })),
         },
         {
           description: "Nothing moves: the pod is made of a snapshot of one, which a Podmigration's checkpoint has written",

@@ -1,7 +1,7 @@
 /** How coordinator and operator call the interface of a node. */
 import type { CheckResult, Measures } from "../../protocol.ts";
 import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference } from "../protocol.ts";
-import type { ReplaySnapshot, SnapshotSummary, TakeSnapshot } from "../snapshot.ts";
+import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../snapshot.ts";
 import type { ArrivalState } from "./arriving.ts";
 import type { Taken } from "./snapshots.ts";
 
@@ -29,6 +29,9 @@ export type NodeClient = Readonly<{
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
   /** Writes a snapshot of a pod, which goes on running. */
   takeSnapshot(id: string, request: TakeSnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<Taken>;
+  /** Makes a snapshot of what a migration has dumped of a pod that has ended meanwhile. */
+  rescueSnapshot(id: string, request: RescueSnapshot, options: { timeoutMs: number }): Promise<{ saved: boolean }>;
+  removeSnapshot(which: KnownSnapshot): Promise<void>;
   findSnapshot(path: string, signal: AbortSignal): Promise<SnapshotSummary | undefined>;
   /** Sends a snapshot to a migration's destination. */
   replaySnapshot(id: string, request: ReplaySnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<{ bytesSent: number }>;
@@ -40,6 +43,7 @@ export const leavingActions = [
   "hold",
   "release",
   "freeze",
+  "end-transfer",
   "thaw",
   "expect-frozen",
   "is-lost",

@@ -3,7 +3,7 @@
  * goes on; only the data connection, and what went over it, is this process's own.
  */
 import path from "node:path";
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   freezerOf,
@@ -26,10 +26,11 @@ import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
-import { makeImageDirectory, sendWhileDumped } from "../../../transfer/memory.ts";
+import { sendWhileDumped } from "../../../transfer/memory.ts";
 import type { DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
+import { makeRoomForDump } from "./dump.ts";
 import { eachContainer } from "./pod-control.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
@@ -53,6 +54,8 @@ export type Leaving = Readonly<{
   hold(pod: PodOnNode): Promise<void>;
   release(pod: PodOnNode): Promise<void>;
   freeze(pod: PodOnNode): Promise<void>;
+  /** When it resolves, nothing of a transfer goes on, nor will the pod's own group be frozen by it. */
+  endTransfer(id: string, pod: PodOnNode): Promise<void>;
   thaw(id: string, pod: PodOnNode): Promise<void>;
   /** @throws UmsError THAWED */
   expectFrozen(pod: PodOnNode): Promise<void>;
@@ -108,13 +111,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
   async function roomFor(id: string, pod: PodOnNode): Promise<string> {
     const sizes = await Promise.all(pod.containers.map(({ freezer }) => memoryIn(freezer)));
-    const directory = await makeImageDirectory(
-      parts.imageDirectories,
-      id,
-      sizes.reduce((a, b) => a + b, 0),
-    );
-    for (const { name } of pod.containers) await mkdir(path.join(directory, name), { mode: 0o700 });
-    return directory;
+    return await makeRoomForDump(parts.imageDirectories, id, { pod, memoryBytes: sizes.reduce((a, b) => a + b, 0) });
   }
 
   /** Nothing of it goes on when it has settled. */
@@ -158,6 +155,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
     await sendLogs(sessionOf(id).files, pod, data);
     await timed("flush", data.flush(limits.transferMs));
     return { bytesSent: data.bytesSent(), parts: took };
+  }
+
+  async function endTransfer(id: string, pod: PodOnNode): Promise<void> {
+    const { transfer, sender } = sessions.get(id) ?? {};
+    transfer?.giveUp.abort(new UmsError("CANCELLED", "The transfer is undone."));
+    if (transfer) sender?.close();
+    for (const { name } of pod.containers) await dumpEnded(workOf(id, name));
+    await transfer?.ended;
   }
 
   return {
@@ -228,13 +233,10 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
     freeze: (pod) => eachContainer(pod, ({ freezer }) => setFrozen(freezer, true)),
 
+    endTransfer,
+
     async thaw(id, pod) {
-      // Its last act is to freeze the pod's own group.
-      const { transfer, sender } = sessions.get(id) ?? {};
-      transfer?.giveUp.abort(new UmsError("CANCELLED", "The transfer is undone."));
-      if (transfer) sender?.close();
-      for (const { name } of pod.containers) await dumpEnded(workOf(id, name));
-      await transfer?.ended;
+      await endTransfer(id, pod);
       await allowStarts(pod);
       for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended
     },

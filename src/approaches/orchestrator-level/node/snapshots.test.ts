@@ -7,6 +7,7 @@ import { UmsError } from "../../../errors.ts";
 import { receive } from "../../../transfer/channel.ts";
 import type { PodNeed, PodOnNode } from "../protocol.ts";
 import type { TakeSnapshot } from "../snapshot.ts";
+import { makeRoomForDump } from "./dump.ts";
 import type { Leaving } from "./leaving.ts";
 import type { PodControl } from "./pod-control.ts";
 import { createSnapshots, type Snapshots } from "./snapshots.ts";
@@ -100,6 +101,7 @@ function create(change: Partial<PodControl> = {}): Snapshots {
     root,
     workDirectory: path.join(work, "work"),
     openData: () => Promise.reject(new Error("nobody is sent to")),
+    imageDirectories: [path.join(work, "images")],
     check: async () => [{ name: "CRIU", ok: true }],
     limits: { transferMs: 20_000 },
     log: { info: () => undefined, warn: () => undefined },
@@ -280,6 +282,54 @@ describe("before the pod is touched,", () => {
   });
 });
 
+describe("of a pod that has ended while it was frozen,", () => {
+  const rescue = () => snapshots.rescue(id, { path: place, pod, need }, never);
+  const images = () => path.join(work, "images", id);
+  async function dumped() {
+    await makeRoomForDump([path.join(work, "images")], id, { pod, memoryBytes: 1 });
+    writeFileSync(path.join(images(), "main/pages-1.img"), "memory");
+    writeFileSync(path.join(images(), "main/inventory.img"), "last");
+  }
+
+  test("its dump and its files are a snapshot like any other, once", async () => {
+    await dumped();
+    expect(await rescue()).toEqual({ saved: true });
+    expect(await rescue()).toEqual({ saved: true });
+    expect(done).toEqual([]); // the pod is as it was
+    expect(readFileSync(path.join(place, "images/main/pages-1.img"), "utf8")).toBe("memory");
+    expect(await snapshots.find(place)).toMatchObject({ takenBy: id, need: { pod: { metadata: { name: "shop" } } } });
+    expect(existsSync(images())).toBe(true); // until its migration cleans up
+  });
+
+  test("nothing is saved where there is no dump, it is not whole, or another boot has made it", async () => {
+    expect(await rescue()).toEqual({ saved: false });
+    await dumped();
+    writeFileSync(path.join(images(), "main/inventory.img"), "");
+    expect(await rescue()).toEqual({ saved: false });
+    writeFileSync(path.join(images(), "main/inventory.img"), "last");
+    writeFileSync(path.join(images(), "boot"), "another one");
+    expect(await rescue()).toEqual({ saved: false });
+    expectNothingLeft();
+  });
+
+  test("a place that is taken stays as it is", async () => {
+    await dumped();
+    await snapshots.take(other, request(), never);
+    await expect(rescue()).rejects.toMatchObject({ code: "SNAPSHOT_EXISTS" });
+    expect(await snapshots.find(place)).toMatchObject({ takenBy: other });
+  });
+
+  test("it can be removed, by whoever knows whose it is", async () => {
+    await dumped();
+    await rescue();
+    await snapshots.remove({ path: place, takenBy: other });
+    expect(await snapshots.find(place)).toBeDefined();
+    await snapshots.remove({ path: place, takenBy: id });
+    expectNothingLeft();
+    await snapshots.remove({ path: place, takenBy: id });
+  });
+});
+
 describe("what an earlier process has left", () => {
   const markFile = () => path.join(work, `work/${id}.checkpoint/mark.json`);
   function leave(mark: object | string) {
@@ -334,6 +384,7 @@ test("a snapshot is sent as a pod would be, and only the one that was admitted",
     root,
     workDirectory: path.join(work, "work"),
     openData: async () => near,
+    imageDirectories: [],
     check: async () => [],
     limits: { transferMs: 20_000 },
     log: { info: () => undefined, warn: () => undefined },

@@ -3,14 +3,14 @@
  * source sends a pod. A snapshot is a directory with CRIU's images of each container (`images/NAME`), the streams of its
  * files as a data connection would have carried them (`streams/N`), and what says so (`snapshot.json`).
  */
-import { lstat, mkdir, readdir, readFile, realpath, rename, rm, rmdir } from "node:fs/promises";
+import { cp, lstat, mkdir, readdir, readFile, realpath, rename, rm, rmdir } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { type Static, Type } from "typebox";
 import { Value } from "typebox/value";
 import { codeFrom, UmsError } from "../../../errors.ts";
-import { disk } from "../../../preflight/machine.ts";
+import { bootId, disk } from "../../../preflight/machine.ts";
 import { diskUsage } from "../../../preflight/measure.ts";
 import { createSender } from "../../../transfer/channel.ts";
 import { createFileSender } from "../../../transfer/files.ts";
@@ -19,7 +19,15 @@ import { imageSlackBytes, sendWhileDumped } from "../../../transfer/memory.ts";
 import { syncDirectory, writeDurably } from "../../../trust/durable-file.ts";
 import { type CheckResult, closed } from "../../protocol.ts";
 import { PodOnNode } from "../protocol.ts";
-import { PodSnapshot, type ReplaySnapshot, type SnapshotSummary, type TakeSnapshot } from "../snapshot.ts";
+import {
+  type KnownSnapshot,
+  PodSnapshot,
+  type ReplaySnapshot,
+  type RescueSnapshot,
+  type SnapshotSummary,
+  type TakeSnapshot,
+} from "../snapshot.ts";
+import { findDump } from "./dump.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
 import type { Leaving, LeavingParts } from "./leaving.ts";
 import type { PodControl } from "./pod-control.ts";
@@ -31,6 +39,8 @@ export type SnapshotParts = Readonly<{
   /** On disk: what a crash must leave behind. */
   workDirectory: string;
   openData: LeavingParts["openData"];
+  /** Where migrations dump. */
+  imageDirectories: readonly string[];
   /** Whether CRIU can do anything on this node. */
   check(signal: AbortSignal): Promise<CheckResult[]>;
   limits: Readonly<{ transferMs: number }>;
@@ -46,6 +56,14 @@ export type Snapshots = Readonly<{
    * @throws UmsError SNAPSHOT_EXISTS, ALREADY_MIGRATING, NO_DISK, LIVENESS, DUMP_FAILED, …: then nothing is left of it
    */
   take(id: string, request: TakeSnapshot, signal: AbortSignal): Promise<Taken>;
+  /**
+   * Makes a snapshot of a pod that has ended while it was frozen, of what its migration with this id has dumped. Nothing
+   * is done to the pod. @returns whether there is one now: no, where the dump isn't whole, or of an earlier boot
+   * @throws UmsError SNAPSHOT_EXISTS, NO_DISK: then it can be tried again
+   */
+  rescue(id: string, request: RescueSnapshot, signal: AbortSignal): Promise<{ saved: boolean }>;
+  /** Removes it, if it is there. */
+  remove(which: KnownSnapshot): Promise<void>;
   /** @returns undefined where no complete snapshot lies there */
   find(place: string): Promise<SnapshotSummary | undefined>;
   /** Sends a snapshot to the destination of a migration. @throws UmsError SNAPSHOT_NOT_FOUND */
@@ -92,6 +110,11 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
   const workOf = (id: string) => path.join(parts.workDirectory, `${id}${workSuffix}`);
   const dumpOf = (id: string, container: string) => path.join(workOf(id), container);
   const partialOf = (place: string) => path.join(path.dirname(place), `.${path.basename(place)}.partial`);
+  /** Of a snapshot that is being written. */
+  const inside = (place: string) => {
+    const partial = partialOf(place);
+    return { partial, images: path.join(partial, "images"), streams: path.join(partial, "streams") };
+  };
 
   async function read(place: string): Promise<PodSnapshot | undefined> {
     // A link would lead to what nobody has checked.
@@ -185,14 +208,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
 
   async function write(id: string, request: TakeSnapshot, { signal, marked, begun }: Writing): Promise<Taken> {
     const { path: place, pod, need } = request;
-    const partial = partialOf(place);
-    const images = path.join(partial, "images");
-    const streams = path.join(partial, "streams");
-    await rm(partial, { recursive: true, force: true });
-    for (const directory of [streams, ...pod.containers.map(({ name }) => path.join(images, name))])
-      await mkdir(directory, { recursive: true, mode: 0o700 });
-
-    const store = createStreamStore(streams);
+    const { images, store } = await begin(place, pod);
     const sender = createFileSender();
     const { early, late } = await treesOf(pod);
     await sendLogs(sender, pod, store);
@@ -220,7 +236,25 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       },
     });
     await marked({ path: place });
+    return takenOf(await complete(id, request, { store, memoryBytes, heldMs, signal }));
+  }
 
+  /** Makes the place in which a snapshot is written. */
+  async function begin(place: string, pod: PodOnNode): Promise<Begun> {
+    const { partial, images, streams } = inside(place);
+    await rm(partial, { recursive: true, force: true });
+    for (const directory of [streams, ...pod.containers.map(({ name }) => path.join(images, name))])
+      await mkdir(directory, { recursive: true, mode: 0o700 });
+    return { images, store: createStreamStore(streams) };
+  }
+
+  /** Durable when it resolves. */
+  async function complete(
+    id: string,
+    { path: place, need }: RescueSnapshot,
+    { store, memoryBytes, heldMs, signal }: Pick<Begun, "store"> & { memoryBytes: number; heldMs: number; signal: AbortSignal },
+  ): Promise<PodSnapshot> {
+    const { partial, images, streams } = inside(place);
     const [written, fileBytes] = await Promise.all([diskUsage([images], signal), diskUsage([streams], signal)]);
     const snapshot: PodSnapshot = {
       version: 1,
@@ -236,7 +270,32 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     signal.throwIfAborted();
     await rename(partial, place);
     syncDirectory(path.dirname(place));
-    return takenOf(snapshot);
+    return snapshot;
+  }
+
+  async function rescueOnce(id: string, request: RescueSnapshot, signal: AbortSignal): Promise<{ saved: boolean }> {
+    const { path: place, pod, need } = request;
+    if ((await read(place))?.takenBy === id) return { saved: true };
+    const dumped = await findDump(parts.imageDirectories, id, pod);
+    if (dumped === undefined) return { saved: false };
+    await expectVacant(place);
+    try {
+      const memoryBytes = await diskUsage([dumped], signal);
+      await expectRoom(place, { memoryBytes, fileBytes: need.fileBytes });
+      const { images, store } = await begin(place, pod);
+      for (const { name } of pod.containers) await cp(path.join(dumped, name), path.join(images, name), { recursive: true });
+      const sender = createFileSender();
+      const { early, late } = await treesOf(pod);
+      for (const tree of [...early, ...late]) await sender.tree(store, tree, { live: false, signal });
+      await sendLogs(sender, pod, store);
+      await complete(id, request, { store, memoryBytes, heldMs: 0, signal });
+      log.info({ id, place, pod: pod.uid }, "the dump of a pod that has ended is a snapshot now");
+      return { saved: true };
+    } catch (cause) {
+      await rm(partialOf(place), { recursive: true, force: true });
+      await removeEmpty(path.dirname(place));
+      throw isFull(cause) ? new UmsError("NO_DISK", `There is no room any more at ${place}.`, { cause }) : cause;
+    }
   }
 
   /** @param sizes of what is still to be written @throws UmsError NO_DISK */
@@ -277,18 +336,29 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     }
   }
 
+  async function oneAtATime<T>(id: string, signal: AbortSignal, write: (until: AbortSignal) => Promise<T>): Promise<T> {
+    // That of a connection which broke may still be on its way back.
+    for (let before = running.get(id); before; before = running.get(id)) await before.catch(() => undefined);
+    const writing = write(AbortSignal.any([signal, closing.signal])).finally(() => running.delete(id));
+    running.set(id, writing);
+    return await writing;
+  }
+
   /** @throws UmsError ALREADY_MIGRATING */
   function expectGoing({ uid }: PodOnNode): void {
     if (standing.has(uid)) throw new UmsError("ALREADY_MIGRATING", "A checkpoint of this pod is being taken.");
   }
 
   return {
-    async take(id, request, signal) {
-      // That of a connection which broke may still be on its way back.
-      for (let before = running.get(id); before; before = running.get(id)) await before.catch(() => undefined);
-      const taking = takeOnce(id, request, AbortSignal.any([signal, closing.signal])).finally(() => running.delete(id));
-      running.set(id, taking);
-      return await taking;
+    take: (id, request, signal) => oneAtATime(id, signal, (until) => takeOnce(id, request, until)),
+    rescue: (id, request, signal) => oneAtATime(id, signal, (until) => rescueOnce(id, request, until)),
+
+    async remove({ path: place, takenBy }) {
+      if ((await read(place))?.takenBy !== takenBy) return;
+      // First what makes it one: a crash leaves no half of a snapshot.
+      await rm(path.join(place, "snapshot.json"), { force: true });
+      await rm(place, { recursive: true, force: true });
+      await removeEmpty(path.dirname(place));
     },
 
     async find(place) {
@@ -403,6 +473,7 @@ type Standing = Readonly<{
   /** Told of the work, which settles when nothing is written any more. */
   begun(work: Promise<unknown>): void;
 }>;
+type Begun = Readonly<{ images: string; store: ReturnType<typeof createStreamStore> }>;
 type Writing = Readonly<{
   signal: AbortSignal;
   /** Durable when it resolves. */
@@ -421,8 +492,6 @@ async function readJson(file: string): Promise<unknown> {
     return undefined;
   }
 }
-
-const bootId = async () => (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
 
 /** Never resolves. @throws the signal's reason */
 const aborted = (signal: AbortSignal) =>

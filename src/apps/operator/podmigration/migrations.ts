@@ -1,8 +1,9 @@
 /** The Migrations that are made of a Podmigration: their ids, their objects, and what their ends mean for it. */
 import { createHash } from "node:crypto";
-import { type Cluster, ClusterError } from "../../../platforms/kubernetes/client.ts";
-import { migrationName, type MigrationObject, migrations, type MigrationSpec } from "../../../platforms/kubernetes/migration.ts";
+import type { Cluster } from "../../../platforms/kubernetes/client.ts";
+import { type MigrationObject, migrations, type MigrationSpec } from "../../../platforms/kubernetes/migration.ts";
 import { type Podmigration, podmigrations, type PodmigrationStatus } from "../../../platforms/kubernetes/podmigration.ts";
+import { makeMigrationOnce } from "../make-migration.ts";
 
 /** On a Migration that was made for a Podmigration: that one's uid. */
 export const ownerLabel = "ums.dev/podmigration";
@@ -27,24 +28,13 @@ export async function makeMigration(
   { metadata: { namespace = "default", name = "", uid = "" } }: Podmigration,
   { count, ...spec }: Omit<MigrationSpec, "role" | "id"> & { id: string; count: number },
 ): Promise<void> {
-  const migration: MigrationObject = {
-    apiVersion: migrations.apiVersion,
-    kind: migrations.kind,
-    metadata: {
-      name: migrationName(spec.id),
-      namespace,
-      labels: { [ownerLabel]: uid },
-      annotations: { [countAnnotation]: String(count) },
-      // Who deletes the request cancels the migration, or ends the forwarding that it left.
-      ownerReferences: [{ apiVersion: podmigrations.apiVersion, kind: podmigrations.kind, name, uid }],
-    },
-    spec: { role: "Source", ...spec },
-  };
-  try {
-    await cluster.create(migrations, migration, { namespace });
-  } catch (cause) {
-    if (!(cause instanceof ClusterError && cause.code === "OBJECT_EXISTS")) throw cause;
-  }
+  await makeMigrationOnce(cluster, spec, {
+    namespace,
+    labels: { [ownerLabel]: uid },
+    annotations: { [countAnnotation]: String(count) },
+    // Who deletes the request cancels the migration, or ends the forwarding that it left.
+    ownerReferences: [{ apiVersion: podmigrations.apiVersion, kind: podmigrations.kind, name, uid }],
+  });
 }
 
 /** Those that there are. */
