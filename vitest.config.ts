@@ -1,7 +1,8 @@
 import { defineConfig } from "vitest/config";
 
-// Each file has hosts of its own, and two files at once would fall over each other's timing.
-const onHosts = { fileParallelism: false, hookTimeout: 180_000 };
+const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
+// Each file has hosts, or clusters, of its own, and two of a kind at once would fall over each other's timing.
+const oneByOne = { fileParallelism: false, testTimeout: 180_000, hookTimeout: 180_000 };
 
 export default defineConfig({
   test: {
@@ -16,7 +17,8 @@ export default defineConfig({
         },
       },
       // After the unit tests, which would disturb what is timed here.
-      { test: { name: "e2e", include: ["{src,e2e}/**/*.e2e.test.ts"], testTimeout: 180_000, sequence: { groupOrder: 1 }, ...onHosts } },
+      { test: { name: "hosts", include: ["e2e/**/*.e2e.test.ts"], exclude: ofClusters, sequence: { groupOrder: 1 }, ...oneByOne } },
+      { test: { name: "clusters", include: ofClusters, sequence: { groupOrder: 2 }, ...oneByOne } },
     ],
   },
 });

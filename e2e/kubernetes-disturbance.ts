@@ -104,10 +104,12 @@ export async function createClusterGround(): Promise<ClusterGround> {
 
 /** As a person would: the service, and what keeps its clients' way. */
 async function removeAll({ a, b }: ClusterSites): Promise<void> {
-  for (const { cluster } of [a, b]) {
-    await cluster.kubectl(["delete", "pod", service, "--ignore-not-found", "--grace-period=1"]);
-    await cluster.kubectl(["delete", "migrations", "--all", "--timeout=30s"]);
-  }
+  await Promise.all(
+    [a, b].map(async ({ cluster }) => {
+      await cluster.kubectl(["delete", "pod", service, "--ignore-not-found", "--grace-period=1"]);
+      await cluster.kubectl(["delete", "migrations", "--all", "--timeout=30s"]);
+    }),
+  );
 }
 
 async function leftovers(sites: ClusterSites, before: readonly Traces[]): Promise<string[]> {
@@ -119,7 +121,6 @@ const nodesOf = ({ a, b }: ClusterSites) => [...a.cluster.nodes, ...b.cluster.no
 
 async function tryCase(sites: ClusterSites, before: readonly Traces[], which: ClusterCase): Promise<Tried> {
   const { a, b, clusters } = sites;
-  await removeAll(sites);
   await refreshParts(sites);
   await startRedisPod(a, { memoryMiB: 1 });
   const client = await startClient(clusters.wan, { host: a.cluster.nodes[0].address, port: redisNodePort });
@@ -277,19 +278,23 @@ async function killPart({ cluster }: ClusterSite, which: string): Promise<void> 
 
 /** The kubelet lets a container that was killed often wait for minutes: the next case gets new pods. */
 async function refreshParts({ a, b }: ClusterSites): Promise<void> {
-  for (const { cluster } of [a, b]) {
-    const { stdout } = await cluster.kubectl([
-      ...["get", "pods", "--selector=app in (migration-coordinator,migration-operator,ssu-interface)"],
-      "--output=json",
-    ]);
-    const { items } = JSON.parse(stdout) as { items: Pod[] };
-    const restarted = items.filter(({ status }) => status?.containerStatuses?.some(({ restartCount }) => restartCount > 0));
-    const names = restarted.map(({ metadata }) => metadata?.name ?? "");
-    if (names.length > 0) await cluster.kubectl(["delete", "pods", ...names, "--grace-period=1"]);
-    for (const part of ["deployment/migration-coordinator", "deployment/migration-operator", "daemonset/ssu-interface"])
-      await cluster.kubectl(["rollout", "status", part, "--timeout=90s"], { timeoutMs: 100_000 });
-    await cluster.kubectl(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"], { timeoutMs: 70_000 });
-  }
+  await Promise.all([a, b].map(refreshPartsOf));
+}
+
+async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
+  const { stdout } = await cluster.kubectl([
+    ...["get", "pods", "--selector=app in (migration-coordinator,migration-operator,ssu-interface)"],
+    "--output=json",
+  ]);
+  const { items } = JSON.parse(stdout) as { items: Pod[] };
+  const restarted = items.filter(({ status }) => status?.containerStatuses?.some(({ restartCount }) => restartCount > 0));
+  const names = restarted.map(({ metadata }) => metadata?.name ?? "");
+  if (names.length > 0) await cluster.kubectl(["delete", "pods", ...names, "--grace-period=1"]);
+  const parts = ["deployment/migration-coordinator", "deployment/migration-operator", "daemonset/ssu-interface"];
+  await Promise.all([
+    ...parts.map((part) => cluster.kubectl(["rollout", "status", part, "--timeout=90s"], { timeoutMs: 100_000 })),
+    cluster.kubectl(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"], { timeoutMs: 70_000 }),
+  ]);
 }
 
 // --- what must hold ---

@@ -39,11 +39,13 @@ beforeAll(async () => {
 afterAll(() => sites[Symbol.asyncDispose]());
 // What a test that failed has left must not fail the next one.
 afterEach(async () => {
-  for (const site of [a, b]) {
+  await onBoth(async (site) => {
     await remove(site, "deployment/owned", "resourcequota/none");
     await remove(site, "pods", "--selector=app notin (migration-coordinator,migration-operator,ssu-interface)");
-  }
+  });
 });
+
+const onBoth = (act: (site: ClusterSite) => Promise<unknown>) => Promise.all([a, b].map(act));
 
 const kubectl = async (site: ClusterSite, ...args: string[]) => (await site.cluster.kubectl(args, { timeoutMs: 130_000 })).stdout;
 const podIn = async (site: ClusterSite, name: string) => JSON.parse(await kubectl(site, "get", "pod", name, "--output=json")) as Pod;
@@ -59,12 +61,12 @@ const post = async (from: ClusterSite, to: ClusterSite, name: string, body: obje
 
 /** Ends what keeps the clients of pods that have moved, and looks whether anything else is left. */
 async function expectNothingLeft(): Promise<void> {
-  for (const site of [a, b]) {
+  await onBoth(async (site) => {
     for (const { migration } of await site.json<{ migration: string }[]>(["release"])) {
       const { exitCode, stderr } = await site.ums(["release", migration]);
       expect(exitCode, stderr).toBe(0);
     }
-  }
+  });
   expect(await tracesSince([a, b], before)).toEqual([]);
 }
 
@@ -477,7 +479,7 @@ describe("a Migration object", () => {
   const eventsOf = (site: ClusterSite, name: string) =>
     kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},type=migration`, "--output=jsonpath={.items[*].reason}");
   const forget = async (name: string) => {
-    for (const site of [a, b]) await remove(site, `pod/${name}`);
+    await onBoth((site) => remove(site, `pod/${name}`));
     await kubectl(a, "delete", "migration", name, "--ignore-not-found", "--timeout=30s");
     await expectNothingLeft();
   };

@@ -1,4 +1,4 @@
-/** Sets the machine up, then runs the named test projects (see vitest.config.ts). The last line counts passes and failures. */
+/** Sets the machine up and runs all tests, or those that vitest's own arguments choose. The last line counts passes and failures. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -14,36 +14,56 @@ type Results = Readonly<{
   numTodoTests: number;
   testResults: readonly Readonly<{ status: string; assertionResults: readonly unknown[] }>[];
 }>;
+type Counts = Readonly<{ passed: number; failed: number; skipped: number }>;
 
 const checkout = resolve(import.meta.dirname, "..");
-const projects = process.argv.slice(2).filter((argument) => !argument.startsWith("-") && ["unit", "e2e"].includes(argument));
-const rest = process.argv.slice(2).filter((argument) => !projects.includes(argument));
 
-await setUp();
-if (projects.includes("e2e")) {
-  await buildImages(["redis", "services"]);
-  await prepareClusters();
-}
-const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
-try {
-  const outputFile = join(directory, "results.json");
+/** @param projects of vitest.config.ts @param name before each line that it prints */
+async function run(name: string, projects: readonly string[], directory: string): Promise<Counts> {
+  const outputFile = join(directory, `${name}.json`);
   const options = [
     ...projects.flatMap((project) => ["--project", project]),
     "--reporter=default",
     "--reporter=json",
     `--outputFile=${outputFile}`,
+    // What a person asks for may all be in the other run.
+    "--passWithNoTests",
   ];
-  const vitest = [join(checkout, "node_modules/vitest/vitest.mjs"), "run", ...options, ...rest];
-  const { failed } = await execa(process.execPath, vitest, { cwd: checkout, stdio: "inherit", reject: false });
+  const vitest = execa(process.execPath, [join(checkout, "node_modules/vitest/vitest.mjs"), "run", ...options, ...process.argv.slice(2)], {
+    cwd: checkout,
+    stdin: "ignore",
+    all: true,
+    buffer: false,
+    reject: false,
+    env: process.stdout.isTTY ? { FORCE_COLOR: "1" } : {},
+  });
+  for await (const line of vitest.iterable({ from: "all" })) console.log(`${name.padEnd(8)} ${line}`);
+  const { failed } = await vitest;
   const results = JSON.parse(await readFile(outputFile, "utf8").catch(() => "{}")) as Partial<Results>;
   // A file that fails before its first test has no test to count.
   const brokenFiles = results.testResults?.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length ?? 0;
   const counted = (results.numFailedTests ?? 0) + brokenFiles;
-  // Whatever else vitest complains about (an unhandled rejection) is a failure as well.
-  const failures = failed ? Math.max(1, counted) : counted;
-  const skipped = (results.numPendingTests ?? 0) + (results.numTodoTests ?? 0);
-  process.exitCode = failures > 0 ? 1 : 0;
-  console.log(`${results.numPassedTests ?? 0} passed, ${failures} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+  return {
+    passed: results.numPassedTests ?? 0,
+    // Whatever else vitest complains about (an unhandled rejection) is a failure as well.
+    failed: failed ? Math.max(1, counted) : counted,
+    skipped: (results.numPendingTests ?? 0) + (results.numTodoTests ?? 0),
+  };
+}
+
+await setUp();
+await buildImages(["redis", "services"]);
+await prepareClusters();
+const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
+try {
+  // Side by side, since tests between clusters wait for most of their time. In each, one file after another.
+  const both = await Promise.all([run("hosts", ["unit", "hosts"], directory), run("clusters", ["clusters"], directory)]);
+  const sum = (count: keyof Counts) => both.reduce((total, each) => total + each[count], 0);
+  const [passed, failed, skipped] = [sum("passed"), sum("failed"), sum("skipped")];
+  const isNothing = passed + failed + skipped === 0;
+  if (isNothing) console.error("No test is called like that.");
+  process.exitCode = failed > 0 || isNothing ? 1 : 0;
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
 } finally {
   await rm(directory, { recursive: true, force: true });
 }
