@@ -478,6 +478,9 @@ describe("a Migration object", () => {
   };
   const eventsOf = (site: ClusterSite, name: string) =>
     kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},type=migration`, "--output=jsonpath={.items[*].reason}");
+  /** What the kubelets have begun to end. */
+  const killingsOf = (site: ClusterSite, name: string) =>
+    kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},reason=Killing`, "--output=name");
   const forget = async (name: string) => {
     await onBoth((site) => remove(site, `pod/${name}`));
     await kubectl(a, "delete", "migration", name, "--ignore-not-found", "--timeout=30s");
@@ -595,8 +598,7 @@ describe("a Migration object", () => {
     await run(a, "probed", "main", "redis-cli set here stays");
     await createMigration(a, { name: "probed", pod: "probed", to: b, breakpoint: "restore before" });
     await atBreakpoint(a, "probed", { step: "restore", moment: "before" });
-    const killed = () => kubectl(a, "get", "events", "--field-selector=involvedObject.name=probed,reason=Killing", "--output=name");
-    await expect.poll(killed, { timeout: 30_000 }).not.toBe("");
+    await expect.poll(() => killingsOf(a, "probed"), { timeout: 30_000 }).not.toBe("");
     await sleep(4_000); // its grace period, then SIGKILL
     await kubectl(a, "patch", "migration", "probed", "--type=merge", '--patch={"spec":{"cancel":true}}');
     await sleep(1_000);
@@ -607,16 +609,17 @@ describe("a Migration object", () => {
     await forget("probed");
   });
 
-  test("whose copies their liveness probes have killed on both sides ends with the source's, made again of its dump", async () => {
+  test("whose copies both are being ended by their liveness probes ends with the source's, made again of its dump", async () => {
     const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 5 };
-    await start("doomed", {}, { livenessProbe });
+    // It takes its time to end: then a commit would come in between.
+    const script = 'trap "sleep 10; exit 0" TERM; redis-server --save "" --protected-mode no & while :; do wait; done';
+    await start("doomed", { terminationGracePeriodSeconds: 15 }, { livenessProbe, command: ["sh", "-c", script] });
     await kubectl(a, "label", "pod", "doomed", "tier=gold");
-    const copies = (site: ClusterSite) => site.cluster.nodes.flatMap(copiesOn);
     await run(a, "doomed", "main", "redis-cli set here stays; echo kept > /tmp/note");
     await createMigration(a, { name: "doomed", pod: "doomed", to: b, breakpoint: "restore after" });
     await atBreakpoint(a, "doomed", { step: "restore", moment: "after" });
-    await expect.poll(() => copies(b), { timeout: 40_000 }).toEqual([]);
-    await expect.poll(() => copies(a), { timeout: 40_000 }).toEqual(["dying"]);
+    await onBoth((site) => expect.poll(() => killingsOf(site, "doomed"), { timeout: 30_000 }).not.toBe(""));
+    expect(b.cluster.nodes.flatMap(copiesOn)).toEqual(["live"]);
     await setBreakpoint(a, "doomed", undefined);
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/doomed", "--timeout=90s");
     const { phase, error, message, facts } = (await migrationIn(a, "doomed")).status ?? {};

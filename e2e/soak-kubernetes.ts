@@ -2,7 +2,7 @@
  * The long test between clusters: every step × both moments × every victim, and the original's sequence.
  *
  *     npm run soak:kubernetes                          all of it
- *     npm run soak:kubernetes -- matrix "the link"     the cases whose names contain the words
+ *     npm run soak:kubernetes -- matrix "the link"     the cases whose names match the regular expressions
  *     npm run soak:kubernetes -- steps | trips | crowd
  */
 import { setUp } from "../setup/setup.ts";
@@ -85,7 +85,7 @@ const asked = (...names: string[]) => names.includes(part);
 const cases = asked("steps") ? onePerClusterStep : asked("all", "matrix") ? allClusterCases : [];
 const matrix = cases
   .map((which) => ({ name: nameOf(which), action: (on: ClusterGround) => on.tryCase(which) }))
-  .filter(({ name }) => words.every((word) => name.includes(word)));
+  .filter(({ name }) => words.every((word) => new RegExp(word).test(name)));
 const whole: Attempt[] = [
   ...(asked("all", "trips") ? [{ name: `the original's sequence, ${rounds} times`, action: goToAndFro }] : []),
   ...(asked("all", "crowd") ? [{ name: `${crowd} pods at once`, action: moveCrowd }] : []),

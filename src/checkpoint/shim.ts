@@ -81,6 +81,9 @@ export async function restoreOutcome(
   throw new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`);
 }
 
+/** Whether the engine has begun to end a container that was restored, which may still run then. */
+export const isEnded = (name: string) => exists(path.join(directoryOf(name), "doomed"));
+
 export const restoreLog = (name: string) => path.join(directoryOf(name), "work", "restore.log");
 
 /**

@@ -13,7 +13,16 @@ import { Value } from "typebox/value";
 import { forgetCachedFiles, prepareBundle } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
-import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, restoreOutcome, waitForShim } from "../../../checkpoint/shim.ts";
+import {
+  breakOff,
+  forgetRestore,
+  isEnded,
+  letGo,
+  prepareRestore,
+  restoreLog,
+  restoreOutcome,
+  waitForShim,
+} from "../../../checkpoint/shim.ts";
 import { changesOf, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
@@ -235,7 +244,10 @@ export function createArriving(parts: ArrivingParts): Arriving {
     async state(id, pod) {
       const arrival = arrivals.get(id);
       if (arrival && arrival.state !== "restored") return arrival.state;
-      return (await tasksOfPod(pod.uid)).length === pod.containers.length ? "restored" : "gone";
+      if ((await tasksOfPod(pod.uid)).length !== pod.containers.length) return "gone";
+      // A probe that the hold has kept from its answer, or a deletion.
+      const ended = await Promise.all(pod.containers.map((container) => isEnded(restoreOf(id, container))));
+      return ended.some(Boolean) ? "gone" : "restored";
     },
 
     async takeOver(id, { uid, containers }) {
