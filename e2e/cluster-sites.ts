@@ -92,6 +92,15 @@ export async function explain(...clusters: readonly Cluster[]): Promise<void> {
   }
 }
 
+/** Longer than kube-proxy takes between two tries to reach an API server that was away. */
+const servedMs = 90_000;
+
+/** Resolves when every node leads clients of this node port to a pod: one is Ready before each kube-proxy has heard of it. */
+export async function served({ cluster: { nodes } }: Pick<ClusterSite, "cluster">, port: number): Promise<void> {
+  const connect = (address: string) => `until timeout 2 bash -c 'exec 3<>/dev/tcp/${address}/${port}'; do sleep 0.1; done`;
+  await Promise.all(nodes.map((node) => node.exec(["bash", "-c", connect(node.address)], { timeoutMs: servedMs })));
+}
+
 export async function moved(from: Pick<ClusterSite, "json">, to: Readonly<{ name: string }>, pod: string): Promise<Migration> {
   const migration = await from.json<Migration>(["migrate", pod, "--to", to.name], { timeoutMs: 400_000 });
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);

@@ -11,15 +11,16 @@ import { containerImages } from "../setup/container-images.ts";
 import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
-import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
+import { type ClusterSite, type ClusterSites, createClusterSites, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
 import { expectNothingLost, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
-import { expectServed, redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
+import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
 const clusterVictims = [
   "operator",
+  "an operator that comes back",
   "source's coordinator",
   "destination's coordinator",
   "source's interface",
@@ -52,7 +53,7 @@ export const onePerClusterStep: readonly ClusterCase[] = [
   { step: "pre-copy", moment: "before", victim: "source's coordinator" },
   { step: "pre-copy", moment: "after", victim: "source's interface" },
   { step: "hold-clients", moment: "after", victim: "the link" },
-  { step: "freeze", moment: "after", victim: "operator" },
+  { step: "freeze", moment: "after", victim: "an operator that comes back" },
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "restore", moment: "before", victim: "runc" },
   { step: "restore", moment: "after", victim: "destination's containerd" },
@@ -66,6 +67,8 @@ export const onePerClusterStep: readonly ClusterCase[] = [
 const service = "redis";
 const outageMs = 20_000;
 const linkDownMs = 4_000;
+/** Longer than a lease, shorter than a kubelet's patience with an operator that answers no probe. */
+const followMs = 20_000;
 /** Until who waits at a breakpoint goes on without being told: an API server that is away can't tell it. */
 const unattendedMs = 1_500;
 /** A lease runs out, a container is started again, a request is given up. */
@@ -193,13 +196,15 @@ async function disturb(sites: ClusterSites, name: string, which: ClusterCase): P
   const site = side === "destination" ? b : a;
   switch (part ?? which.victim) {
     case "operator":
-      await killPart(a, await leader(a));
+      await signalPart(a, { which: await leader(a) });
       break;
+    case "an operator that comes back":
+      return await stopLeader(a, goOn);
     case "coordinator":
-      await killPart(site, "app=migration-coordinator");
+      await signalPart(site, { which: "app=migration-coordinator" });
       break;
     case "interface":
-      await killPart(site, "app=ssu-interface");
+      await signalPart(site, { which: "app=ssu-interface" });
       break;
     case "containerd":
       for (const node of site.cluster.nodes) await node.kill("containerd");
@@ -260,8 +265,22 @@ async function leader({ cluster }: ClusterSite): Promise<string> {
   return `pod ${(await cluster.kubectl(["get", "lease", "migration-operator", "--output=jsonpath={.spec.holderIdentity}"])).stdout}`;
 }
 
-/** SIGKILL for the first process of each container of these pods: `pod NAME`, or a label. The kubelet starts it again. */
-async function killPart({ cluster }: ClusterSite, which: string): Promise<void> {
+/** It stands still until another one leads and has begun to undo; then it goes on in the middle of what it was doing. */
+async function stopLeader(site: ClusterSite, goOn: () => Promise<void>): Promise<boolean> {
+  const first = await leader(site);
+  await signalPart(site, { which: first, signal: "STOP" });
+  await goOn();
+  for (const until = Date.now() + followMs; (await leader(site)) === first; await sleep(100))
+    if (Date.now() > until) throw new Error("Nobody took the lead.");
+  await signalPart(site, { which: first, signal: "CONT" });
+  return true;
+}
+
+/** A signal for the first process of each container of these pods: `pod NAME`, or a label. What is killed the kubelet starts again. */
+async function signalPart(
+  { cluster }: ClusterSite,
+  { which, signal = "KILL" }: { which: string; signal?: "KILL" | "STOP" | "CONT" },
+): Promise<void> {
   const selection = which.startsWith("pod ") ? [`--field-selector=metadata.name=${which.slice(4)}`] : [`--selector=${which}`];
   const { stdout } = await cluster.kubectl(["get", "pods", ...selection, "--output=json"]);
   const { items } = JSON.parse(stdout) as { items: Pod[] };
@@ -270,7 +289,7 @@ async function killPart({ cluster }: ClusterSite, which: string): Promise<void> 
     const node = cluster.nodes.find((each) => each.name === spec?.nodeName);
     for (const { containerID = "" } of status?.containerStatuses ?? []) {
       const id = containerID.replace("containerd://", "");
-      const script = `kill -9 "$(grep -l ${id} /proc/[0-9]*/cgroup | cut -d/ -f3 | sort -n | head -n 1)"`;
+      const script = `kill -${signal} "$(grep -l ${id} /proc/[0-9]*/cgroup | cut -d/ -f3 | sort -n | head -n 1)"`;
       await node?.exec(["sh", "-c", script], { reject: false });
     }
   }
@@ -302,7 +321,7 @@ async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
 async function expectOneCopy(sites: ClusterSites, owner: ClusterSite): Promise<void> {
   // A cluster whose API server was away takes its nodes for dead, and the pods on them for not Ready, until they are heard of.
   await owner.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${service}`, "--timeout=90s"], { timeoutMs: 100_000 });
-  if (owner === sites.a) await expectServed(owner);
+  if (owner === sites.a) await served(owner, redisNodePort);
   const pod = JSON.parse((await owner.cluster.kubectl(["get", "pod", service, "--output=json"])).stdout) as Pod;
   const restarts = pod.status?.containerStatuses?.map(({ restartCount }) => restartCount);
   if (restarts?.some((count) => count > 0)) throw new Error(`Its containers were started again: ${JSON.stringify(restarts)}`);

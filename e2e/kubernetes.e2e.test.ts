@@ -9,7 +9,7 @@ import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { askCoordinator, personIn } from "./cluster-people.ts";
-import { type ClusterSite, type ClusterSites, createClusterSites, moved } from "./cluster-sites.ts";
+import { type ClusterSite, type ClusterSites, createClusterSites, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { imageLayout } from "./images.ts";
 import { copiesOn } from "./kubernetes-disturbance.ts";
@@ -188,6 +188,7 @@ test("PostgreSQL under a writing load moves there and back with every acknowledg
     }),
   });
   await ready(a, "postgres");
+  await served(a, nodePort);
   const sql = async (site: ClusterSite, text: string) =>
     (
       await run(site, "postgres", "postgres", `setpriv --reuid=postgres --regid=postgres --clear-groups ${bin}/psql -qAtc "${text}"`)

@@ -1,5 +1,5 @@
 /** The Redis that the demo and the tests move between clusters, and the Service by which its clients know it. */
-import type { ClusterSite } from "./cluster-sites.ts";
+import { type ClusterSite, served } from "./cluster-sites.ts";
 import type { NamedImage } from "../setup/container-images.ts";
 import { imageLayout } from "./images.ts";
 
@@ -44,14 +44,5 @@ export async function startRedisPod(
   await kubectl(["wait", "--for=condition=Ready", `pod/${name}`, "--timeout=60s"], { timeoutMs: 70_000 });
   // 4 KiB values: Redis itself needs some more around them.
   await kubectl(["exec", name, "--", "redis-cli", "debug", "populate", String(memoryMiB * 240), "key", "4096"], { timeoutMs: 120_000 });
-  await expectServed(site);
-}
-
-/** Longer than kube-proxy takes between two tries to reach an API server that was away. */
-const servedMs = 90_000;
-
-/** A pod is Ready before each node's kube-proxy has heard of it; until then its Service refuses. */
-export async function expectServed({ cluster: { nodes } }: ClusterSite): Promise<void> {
-  const connect = (address: string) => `until timeout 2 bash -c 'exec 3<>/dev/tcp/${address}/${redisNodePort}'; do sleep 0.1; done`;
-  await Promise.all(nodes.map((node) => node.exec(["bash", "-c", connect(node.address)], { timeoutMs: servedMs })));
+  await served(site, redisNodePort);
 }
