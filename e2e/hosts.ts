@@ -198,7 +198,10 @@ async function takeInventory({ place, initPid, cgroups, path }: InventoryParts):
     lines("ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric"),
   ]);
   const files = ["/run", "/var/lib/ums", "/dev/shm", "/tmp", "/etc/containers"].flatMap((top) =>
-    walk(path(top)).map((name) => `${top}/${name}`),
+    walk(path(top))
+      .map((name) => `${top}/${name}`)
+      // The checkout is the machine's, and in it others work.
+      .filter((file) => !file.startsWith(`${checkout}/`)),
   );
   return {
     ...podman,
