@@ -142,6 +142,7 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
     copies.expectNeverTwo();
     const left = await leftovers(sites, before);
     if (left.length > 0) throw new Error(`Left behind:\n  ${left.join("\n  ")}`);
+    if (error?.code === "INTERNAL") throw new Error(`Nobody has thought of this: ${error.message}`);
     return { outcome: `${phase}${error ? ` (${error.code})` : ""}`, disturbed };
   } catch (cause) {
     const told = await explain(sites, name).catch(String);

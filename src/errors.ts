@@ -68,6 +68,11 @@ export const errorTable = {
     cause: "The container engine started the destination's container without UMS's OCI runtime.",
     cure: "`ums doctor` at the destination says what is missing.",
   },
+  CONTAINER_REMADE: {
+    http: 502,
+    cause: "The destination's container engine was started again, or lost its patience, while a container waited for its memory.",
+    cure: "It has been undone; start it again.",
+  },
   RESTORE_FAILED: {
     http: 502,
     cause: "CRIU could not restore the service at the destination.",

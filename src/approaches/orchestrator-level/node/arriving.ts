@@ -110,12 +110,33 @@ export function createArriving(parts: ArrivingParts): Arriving {
     return turn;
   }
 
+  /** The container that waits in the shim, fit for a restore. @throws UmsError CONTAINER_REMADE */
+  async function readyBundle({ id, pod }: Arrival, container: string, options: { timeoutMs: number; signal: AbortSignal }) {
+    const bundle = await waitForShim(restoreOf(id, container), options);
+    try {
+      return { bundle, oci: await prepareBundle(bundle, pod.mounts[container] ?? []) };
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
+      throw new UmsError("CONTAINER_REMADE", `Container ${container} waited for its memory, and its engine has given it up.`, { cause });
+    }
+  }
+
+  /** While nobody waits for it yet, one that was given up may be made anew: the kubelet does that by itself. */
+  async function armedContainer(arrival: Arrival, container: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }) {
+    for (const until = Date.now() + timeoutMs; ; await sleep(100, undefined, { signal })) {
+      try {
+        return (await readyBundle(arrival, container, { timeoutMs: until - Date.now(), signal })).oci;
+      } catch (cause) {
+        if (!(cause instanceof UmsError && cause.code === "CONTAINER_REMADE") || Date.now() > until) throw cause;
+      }
+    }
+  }
+
   async function armOnce(arrival: Arrival, timeoutMs: number, signal: AbortSignal): Promise<{ podAddress: string }> {
-    const { id, pod, places } = arrival;
+    const { pod, places } = arrival;
     const [first = ""] = pod.containers;
     const waiting = AbortSignal.any([signal, arrival.cancelled.signal]);
-    const bundle = await waitForShim(restoreOf(id, first), { timeoutMs, signal: waiting });
-    const oci = await prepareBundle(bundle, pod.mounts[first] ?? []);
+    const oci = await armedContainer(arrival, first, { timeoutMs, signal: waiting });
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
     if (namespace === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
     await holdNamespace(namespace);
@@ -130,10 +151,12 @@ export function createArriving(parts: ArrivingParts): Arriving {
   }
 
   async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
-    const { id, pod } = arrival;
+    const { id } = arrival;
     const name = restoreOf(id, container);
-    const bundle = await waitForShim(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
-    const oci = await prepareBundle(bundle, pod.mounts[container] ?? []);
+    const { bundle, oci } = await readyBundle(arrival, container, {
+      timeoutMs: parts.restoreTimeoutMs,
+      signal: arrival.cancelled.signal,
+    });
     const rootfs = path.resolve(bundle, oci.root.path);
     const changes = await changesOf(rootfs);
     if (changes === undefined) throw new UmsError("STORAGE_DRIVER", `The root of container ${container} is no overlay on this node.`);
