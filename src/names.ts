@@ -10,5 +10,7 @@ export const addressPattern = "^([a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?|\
 
 /** Below it lie the snapshots of pods, on their nodes; the original's place. */
 export const snapshotRoot = "/var/lib/kubelet/migration";
+/** In it: the dumps of pods that had no other copy left. */
+export const rescuedRoot = `${snapshotRoot}/ums-rescued`;
 /** No name in it begins with a dot, so none leads back, and none is that of a snapshot which is still being written. */
 export const snapshotPathPattern = `^${snapshotRoot}(/[a-zA-Z0-9][a-zA-Z0-9._-]{0,239}){1,4}$`;

@@ -24,6 +24,16 @@ export const measures = {
 export const Measures = Type.Object(measures, closed);
 export type Measures = Static<typeof Measures>;
 
+/** Those of what has more to tell. */
+export const measuresOf = ({ memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids }: Measures): Measures => ({
+  memoryBytes,
+  fileBytes,
+  kernel,
+  cpuFeatures,
+  cgroupVersion,
+  uids,
+});
+
 export const CheckResult = Type.Object(
   {
     name: Type.String({ maxLength: 200 }),

@@ -1,6 +1,5 @@
 /** The cgroup freezer of a process: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
-import { constants } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
@@ -28,6 +27,9 @@ async function stateOf({ version, directory }: Freezer): Promise<boolean> {
     ? (await readFile(path.join(directory, "freezer.state"), "utf8")).trim() === "FROZEN"
     : (await readFile(path.join(directory, "cgroup.events"), "utf8")).includes("frozen 1");
 }
+
+/** Whether a group is frozen; one that is gone is not. */
+export const isGroupFrozen = (freezer: Freezer) => stateOf(freezer).catch(() => false);
 
 /** Whether every task of the process's cgroup is frozen. */
 export async function isFrozen(pid: number): Promise<boolean> {
@@ -58,29 +60,19 @@ export async function killFrozen(pid: number): Promise<void> {
   if (freezer) await killGroup(freezer); // else gone already
 }
 
-const bitOf = (signal: NodeJS.Signals) => 1n << BigInt(constants.signals[signal] - 1);
-const deadly = bitOf("SIGKILL");
-/** Those by which platforms ask a service to end: the default, and what images name as their STOPSIGNAL. */
-const ending = deadly | bitOf("SIGTERM") | bitOf("SIGINT") | bitOf("SIGQUIT");
-
-/** Tells the cgroup of a process from that of another one which has got its pid. */
-type IsItsGroup = (directory: string) => boolean;
+const sigkill = 1n << 8n;
 
 /**
  * Whether a process has been killed: it is gone, or its SIGKILL waits for the thaw, until which a frozen task of cgroup
  * version 1 outlives it.
+ * @param isItsGroup tells its cgroup from that of another process which has got its pid
  */
-export const isKilled = (pid: number, isItsGroup: IsItsGroup) => waitsFor(deadly, pid, isItsGroup);
-
-/** Whether a frozen process is killed already, or will be told to end at the thaw. A signal that it ignores doesn't wait. */
-export const isEnding = (pid: number, isItsGroup: IsItsGroup) => waitsFor(ending, pid, isItsGroup);
-
-async function waitsFor(signals: bigint, pid: number, isItsGroup: IsItsGroup): Promise<boolean> {
+export async function isKilled(pid: number, isItsGroup: (directory: string) => boolean): Promise<boolean> {
   const freezer = await freezerOf(pid).catch(() => undefined);
   if (!freezer || !isItsGroup(freezer.directory)) return true;
   const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
   const masks = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
-  return status === "" || masks.some((mask) => (mask & signals) !== 0n);
+  return status === "" || masks.some((mask) => (mask & sigkill) !== 0n);
 }
 
 /** The same as {@link killFrozen} for a group and all below it. */

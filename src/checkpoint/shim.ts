@@ -82,7 +82,7 @@ export async function restoreOutcome(
 }
 
 /** Whether the engine has begun to end a container that was restored, which may still run then. */
-export const isEnded = (name: string) => exists(path.join(directoryOf(name), "doomed"));
+export const isDoomed = (name: string) => exists(path.join(directoryOf(name), "doomed"));
 
 export const restoreLog = (name: string) => path.join(directoryOf(name), "work", "restore.log");
 

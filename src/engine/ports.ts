@@ -30,8 +30,8 @@ export type Source = Readonly<{
   freeze(plan: MigrationPlan): Promise<void>;
   thaw(plan: MigrationPlan): Promise<void>;
   /**
-   * Ability of a source whose platform may end a frozen copy, as a kubelet does whose probe fails: whether it has ended, so
-   * that a thaw would bring nothing of it back. Once true it stays so.
+   * Ability of a source whose platform may end a frozen copy, as a kubelet does whose probe fails: whether it has ended, or
+   * the platform has begun to end it, so that a thaw would bring nothing of it back for long. Once true it stays so until then.
    */
   isLost?(plan: MigrationPlan): Promise<boolean>;
   /** Dumps the frozen service and sends what has not gone over yet. The source stays frozen and whole. */

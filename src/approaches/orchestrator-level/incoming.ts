@@ -8,12 +8,12 @@ import { type ErrorCode, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { ServiceNeed } from "../need.ts";
-import type { ArmAnswer, CheckAnswer, CheckResult, CreateAnswer, PeerState } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CheckResult, type CreateAnswer, measuresOf, type PeerState } from "../protocol.ts";
 import { podOfContainer } from "../translation/pod-of-container.ts";
 import { asChecks } from "../translation/refusals.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
-import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation } from "./pod.ts";
+import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
 import type { CommitAnswer, PodNeed } from "./protocol.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
@@ -95,6 +95,8 @@ const isWhole = (record: ArrivalRecord): record is WholeRecord => record.facts.n
 
 const serviceName = (id: string) => `ums-${id}`;
 const pollMs = 50;
+/** Kubernetes tells times to the second. */
+const startRoundingMs = 1_000;
 /** After this time nobody works on a commit any more. */
 const commitMs = 15_000;
 const labels = { "app.kubernetes.io/managed-by": "ums" };
@@ -152,9 +154,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   async function checkNode(client: NodeClient, need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
-    const { memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids } = need;
     return await client
-      .check({ memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids }, signal)
+      .check(measuresOf(need), signal)
       .catch((cause: unknown) => [verdict("interface", "INTERFACE_MISSING", [cause instanceof Error ? cause.message : String(cause)])]);
   }
 
@@ -240,6 +241,15 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     if (pod?.metadata?.annotations?.[restoreAnnotation] === id)
       await cluster.patch(pods, name, { metadata: { annotations: { [restoreAnnotation]: null } } }, { namespace });
     await records.end(id, "committed");
+  }
+
+  /** Whether the copy has been silent for so long that its kubelet ends it, or is about to: nobody who comes later can stop that. */
+  async function isOverdue(facts: WholeFacts): Promise<boolean> {
+    const budgetMs = startBudgetMs(facts.need.pod);
+    if (budgetMs === undefined) return false;
+    const pod = await cluster.get(pods, placeOf(facts).name, placeOf(facts));
+    const starts = (pod?.status?.containerStatuses ?? []).flatMap(({ state }) => state?.running?.startedAt ?? []);
+    return starts.some((start) => Date.now() - new Date(start).getTime() - startRoundingMs > budgetMs);
   }
 
   /** @returns false where this site owns it */
@@ -345,7 +355,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       const { facts, ended } = record;
       if (ended === "committed") return { pod: (await cluster.get(pods, placeOf(facts).name, placeOf(facts))) ?? null };
       if (facts.verdict !== "committed") {
-        const state = await (await parts.node(facts.node ?? "")).state(id, onNode(facts));
+        const onItsNode = await (await parts.node(facts.node ?? "")).state(id, onNode(facts));
+        const state = onItsNode === "restored" && (await isOverdue(facts)) ? "gone" : onItsNode;
         if (state !== "gone" && state !== "restored") throw new UmsError("PEER_FAILED", `Migration ${id} is ${state} here.`);
         if (state === "gone" ? await giveUp(record) : (await records.decide(id, "committed")) === "abandoned")
           throw new UmsError("COPY_IS_GONE", "The copy ended before the commit.");

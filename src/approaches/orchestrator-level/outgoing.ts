@@ -3,13 +3,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
-import { snapshotRoot } from "../../names.ts";
+import { rescuedRoot } from "../../names.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed } from "./pod-need.ts";
 import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
@@ -26,6 +26,8 @@ export type PodFacts = Readonly<{
   ports: readonly ServicePort[];
   target?: DataTarget;
   forwarding?: NodeForwarding;
+  /** Of a pod with liveness probes: when its network was held. */
+  heldAt?: string;
   /** Its dump, once that is a snapshot of which a migration makes the pod again. */
   rescued?: Rescued;
 }>;
@@ -79,6 +81,8 @@ const probeMarginMs = 500;
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
 const goneMs = 60_000;
+/** Of a transfer's time limit: the dump and the files are copied, and the disk's time. */
+const rescueLimits = 3;
 
 /**
  * Both sides' checks; changes nothing.
@@ -214,14 +218,34 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     throw new UmsError("TIMED_OUT", `Pod ${name} has not gone within ${goneMs / 1000} s.`);
   }
 
-  /** The memory of a pod that would end at its thaw, and has no other copy. @returns undefined where there is none to save */
+  /** Whether it has ended, will at the thaw, or has been silent for so long that its kubelet ends it. */
+  async function isEnding(): Promise<boolean> {
+    const { need, heldAt: since } = facts();
+    const budgetMs = livenessBudgetMs(need.pod);
+    const isOverdue = budgetMs !== undefined && since !== undefined && Date.now() - Date.parse(since) > budgetMs;
+    return isOverdue || (await onNode("is-lost")).lost === true;
+  }
+
+  /** The memory of a pod that would not outlive its thaw for long, and has no other copy. @returns undefined where none is to be saved */
   async function saveDump(): Promise<Rescued | undefined> {
-    if (!(await onNode("is-lost")).lost || (await whyUnwanted())) return undefined;
-    await onNode("end-transfer");
+    if (!(await isEnding())) return undefined;
     const { node, pod, need } = facts();
-    const path = `${snapshotRoot}/ums-rescued/${id}`;
-    const { saved } = await (await parts.node(node)).rescueSnapshot(id, { path, pod, need }, { timeoutMs: limits.transferMs });
-    return saved ? { node, path, migration: newMigrationId() } : undefined;
+    const client = await parts.node(node);
+    const path = `${rescuedRoot}/${id}`;
+    if (!(await whyUnwanted()) && (await canRestore(client))) {
+      await onNode("end-transfer");
+      const { saved } = await client.rescueSnapshot(id, { path, pod, need }, { timeoutMs: rescueLimits * limits.transferMs });
+      // Its user may have had enough meanwhile.
+      if (saved && !(await whyUnwanted())) return { node, path, migration: newMigrationId() };
+    }
+    await client.removeSnapshot({ path, takenBy: id });
+    return undefined;
+  }
+
+  /** Room is no matter: the pod that is there still has it. */
+  async function canRestore(client: NodeClient): Promise<boolean> {
+    const checks = await client.check(measuresOf(facts().need), AbortSignal.timeout(limits.preflightMs));
+    return checks.every(({ ok, code }) => ok || code === "NO_ROOM" || code === "NO_DISK");
   }
 
   /** @returns whether the pod is made again of its dump */
@@ -260,6 +284,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     },
 
     async holdClients() {
+      if (livenessBudgetMs(facts().need.pod) !== undefined) await parts.facts.set({ ...facts(), heldAt: new Date().toISOString() });
       heldAt = performance.now();
       await Promise.all([onNode("hold"), onNodes("install")]);
     },
@@ -277,7 +302,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
 
     async isLost() {
       // Its user may have ended it: then that stands.
-      return (await whyUnwanted()) === undefined && (await onNode("is-lost")).lost === true;
+      return (await whyUnwanted()) === undefined && (await isEnding());
     },
 
     async transfer(_plan, signal) {

@@ -90,15 +90,25 @@ function runningContainers({ spec }: Pod): Container[] {
 /** Kubernetes' own defaults, which the API server has filled in, as a rule. */
 const probeDefaults = { periodSeconds: 10, timeoutSeconds: 1, failureThreshold: 3 };
 
+type Probe = NonNullable<Container["livenessProbe"]>;
+const patienceMs = (probe: Probe) => {
+  const { periodSeconds, timeoutSeconds, failureThreshold } = { ...probeDefaults, ...probe };
+  return (failureThreshold - 1) * periodSeconds * 1000 + timeoutSeconds * 1000;
+};
+const least = (times: readonly number[]) => (times.length === 0 ? undefined : Math.min(...times));
+
 /** For how long no liveness probe can have failed so often that the kubelet kills a container; undefined: there is none. */
-export function livenessBudgetMs(pod: Pod): number | undefined {
-  const budgets = runningContainers(pod).flatMap(({ livenessProbe }) => {
-    if (!livenessProbe) return [];
-    const { periodSeconds, timeoutSeconds, failureThreshold } = { ...probeDefaults, ...livenessProbe };
-    return [(failureThreshold - 1) * periodSeconds * 1000 + timeoutSeconds * 1000];
-  });
-  return budgets.length === 0 ? undefined : Math.min(...budgets);
-}
+export const livenessBudgetMs = (pod: Pod) =>
+  least(runningContainers(pod).flatMap(({ livenessProbe }) => (livenessProbe ? [patienceMs(livenessProbe)] : [])));
+
+/** The same of containers that answer no probe from their start on. */
+export const startBudgetMs = (pod: Pod) =>
+  least(
+    runningContainers(pod).flatMap(({ startupProbe, livenessProbe }) => {
+      const probe = startupProbe ?? livenessProbe;
+      return probe ? [(probe.initialDelaySeconds ?? 0) * 1000 + patienceMs(probe)] : [];
+    }),
+  );
 
 /** @throws Error where the pod's status lacks a container: it is refused before */
 export function podReference(pod: Pod): PodReference {

@@ -23,7 +23,7 @@ export const TakeSnapshot = Type.Object(
 );
 export type TakeSnapshot = Static<typeof TakeSnapshot>;
 
-/** The same of a pod that has ended while it was frozen: its memory is what its migration has dumped. */
+/** The same of a frozen pod that won't go on: its memory is what its migration has dumped. */
 export const RescueSnapshot = Type.Pick(TakeSnapshot, ["path", "pod", "need"], closed);
 export type RescueSnapshot = Static<typeof RescueSnapshot>;
 

@@ -10,7 +10,7 @@ import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unf
 import { TakenOver } from "../../engine/ports.ts";
 import { createReport, type Report } from "../../engine/report.ts";
 import { codeOf, errorTable, UmsError } from "../../errors.ts";
-import type { Cluster } from "../../platforms/kubernetes/client.ts";
+import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { type MigrationRecord, openRecord } from "../../platforms/kubernetes/journal.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
@@ -61,9 +61,13 @@ export type Carrier = Readonly<{
 }>;
 
 const breakpointAnnotation = "ums.dev/breakpoint";
+/** On a Migration that makes a pod again of its dump: how many such there have been for it. */
+const attemptAnnotation = "ums.dev/attempt";
+const attempts = 5;
 const firstRetryMs = 500;
 const lastRetryMs = 5_000;
 
+type Restore = Readonly<{ namespace: string; pod: string; rescued: Rescued; attempt: number }>;
 type Ended = { outcome: "succeeded" | "rolledBack"; cause?: Error; report: Report | undefined };
 
 export function createCarrier(parts: CarrierParts): Carrier {
@@ -80,6 +84,10 @@ export function createCarrier(parts: CarrierParts): Carrier {
     const startedAt = object.status?.startedAt ?? new Date().toISOString();
     record.report({ id, startedAt, phase: "Pending" });
     await record.flush();
+    const end = async (ended: Ended) => {
+      await finish(object, record, ended);
+      if (ended.outcome === "rolledBack" && !turn.cancelled.aborted) await tryAgain(object);
+    };
     try {
       // One that has begun holds its pod: then it is the others that are refused.
       if (!record.journal.isStarted("admit")) {
@@ -88,12 +96,11 @@ export function createCarrier(parts: CarrierParts): Carrier {
           throw new UmsError("BAD_REQUEST", "keep and redirect are not there yet.");
       }
       const outcome = await carry(object, record, { id, turn });
-      if (outcome) await finish(object, record, outcome);
+      if (outcome) await end(outcome);
     } catch (cause) {
       // Refused before there was anything to undo; otherwise it is tried again.
-      if (cause instanceof UmsError && !record.journal.isStarted("reserve"))
-        await finish(object, record, { outcome: "rolledBack", cause, report: undefined });
-      else throw cause;
+      if (!(cause instanceof UmsError) || record.journal.isStarted("reserve")) throw cause;
+      await end({ outcome: "rolledBack", cause, report: undefined });
     }
   }
 
@@ -143,7 +150,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
           peerHost,
           takeSlot: async () => takeSlot(object.metadata.uid ?? ""),
           facts: factsAs<PodFacts>("source"),
-          restoreRescued: (pod, rescued) => makeRestore(namespace, pod, rescued),
+          restoreRescued: (pod, rescued) => restoreRescued({ namespace, pod, rescued, attempt: 1 }),
           measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
         });
     const told = (): Report => {
@@ -193,9 +200,27 @@ export function createCarrier(parts: CarrierParts): Carrier {
     }
   }
 
-  async function makeRestore(namespace: string, pod: string, { migration: id, node, path }: Rescued): Promise<void> {
-    await makeMigrationOnce(cluster, { id, pod, destination: sites.ownName, snapshot: { node, path, temporary: true } }, { namespace });
-    log.warn({ pod, namespace, node, path, migration: id }, "the pod had ended while it was frozen: it is made again of its dump");
+  /** Where the cluster itself refuses (a namespace that ends, a quota), the snapshot stays, and a person finds it. */
+  async function restoreRescued({ namespace, pod, rescued: { migration: id, node, path }, attempt }: Restore): Promise<void> {
+    const annotations = { [attemptAnnotation]: String(attempt) };
+    const spec = { id, pod, destination: sites.ownName, snapshot: { node, path, temporary: true } };
+    try {
+      await makeMigrationOnce(cluster, spec, { namespace, annotations });
+      log.warn({ pod, namespace, node, path, migration: id, attempt }, "a pod that had no copy left is made again of its dump");
+    } catch (cause) {
+      if (!(cause instanceof ClusterError && [403, 404, 422].includes(cause.status ?? 0))) throw cause;
+      log.error({ pod, namespace, node, path, cause }, "a pod that had no copy left can't be made again of its snapshot");
+    }
+  }
+
+  /** A pod that has no other copy is not given up because an operator has died, or a node was busy. */
+  async function tryAgain({ metadata, spec }: MigrationObject): Promise<void> {
+    const { snapshot, pod } = spec;
+    const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
+    if (!snapshot?.temporary || attempt >= attempts) return;
+    await sleep(attempt * lastRetryMs, undefined, { signal });
+    const rescued = { node: snapshot.node, path: snapshot.path, migration: newMigrationId() };
+    await restoreRescued({ namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 });
   }
 
   async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {

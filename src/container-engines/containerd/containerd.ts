@@ -84,11 +84,18 @@ const annotation = { podUid: "io.kubernetes.cri.sandbox-uid", containerType: "io
 
 /** The writable layer of an overlay that is mounted on the node. @returns undefined where there is none */
 export async function changesOf(rootfs: string): Promise<string | undefined> {
+  const line = await mountAt(rootfs);
+  return /(?:^|,)upperdir=([^,]+)/.exec(line?.split(" - ")[1]?.split(" ")[2] ?? "")?.[1];
+}
+
+/** Whether the node has a container's root there: containerd takes it away before its bundle. */
+export const isMounted = async (rootfs: string) => (await mountAt(rootfs)) !== undefined;
+
+async function mountAt(place: string): Promise<string | undefined> {
   // The node's own mounts: this process may be in a mount namespace that shows only some of them.
   const mounts = await readFile("/proc/1/mountinfo", "utf8");
-  const real = rootfs.replace(/^\/var\/run\//, "/run/");
-  const line = mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
-  return /(?:^|,)upperdir=([^,]+)/.exec(line?.split(" - ")[1]?.split(" ")[2] ?? "")?.[1];
+  const real = place.replace(/^\/var\/run\//, "/run/");
+  return mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
 }
 
 const isThere = (file: string) =>

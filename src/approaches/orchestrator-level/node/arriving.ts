@@ -16,14 +16,14 @@ import { criuError, removeImages } from "../../../checkpoint/runc.ts";
 import {
   breakOff,
   forgetRestore,
-  isEnded,
+  isDoomed,
   letGo,
   prepareRestore,
   restoreLog,
   restoreOutcome,
   waitForShim,
 } from "../../../checkpoint/shim.ts";
-import { changesOf, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
+import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
 import { receive, type Sink } from "../../../transfer/channel.ts";
@@ -32,6 +32,7 @@ import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
 import { type PeerState, StreamContent } from "../../protocol.ts";
 import type { ArrivingPod } from "../protocol.ts";
+import { isDump } from "./dump.ts";
 import { emptyDirectory } from "./leaving.ts";
 
 export type ArrivingParts = Readonly<{
@@ -113,12 +114,13 @@ export function createArriving(parts: ArrivingParts): Arriving {
   /** The container that waits in the shim, fit for a restore. @throws UmsError CONTAINER_REMADE */
   async function readyBundle({ id, pod }: Arrival, container: string, options: { timeoutMs: number; signal: AbortSignal }) {
     const bundle = await waitForShim(restoreOf(id, container), options);
-    try {
-      return { bundle, oci: await prepareBundle(bundle, pod.mounts[container] ?? []) };
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
-      throw new UmsError("CONTAINER_REMADE", `Container ${container} waited for its memory, and its engine has given it up.`, { cause });
-    }
+    const remade = new UmsError("CONTAINER_REMADE", `Container ${container} waited for its memory, and its engine has given it up.`);
+    const oci = await prepareBundle(bundle, pod.mounts[container] ?? []).catch(async (cause: unknown) => {
+      throw (await stat(bundle).catch(() => undefined)) ? cause : remade;
+    });
+    const rootfs = path.resolve(bundle, oci.root.path);
+    if (!(await isMounted(rootfs))) throw remade;
+    return { rootfs, oci };
   }
 
   /** While nobody waits for it yet, one that was given up may be made anew: the kubelet does that by itself. */
@@ -153,11 +155,10 @@ export function createArriving(parts: ArrivingParts): Arriving {
   async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
     const { id } = arrival;
     const name = restoreOf(id, container);
-    const { bundle, oci } = await readyBundle(arrival, container, {
+    const { rootfs } = await readyBundle(arrival, container, {
       timeoutMs: parts.restoreTimeoutMs,
       signal: arrival.cancelled.signal,
     });
-    const rootfs = path.resolve(bundle, oci.root.path);
     const changes = await changesOf(rootfs);
     if (changes === undefined) throw new UmsError("STORAGE_DRIVER", `The root of container ${container} is no overlay on this node.`);
     if (await moveInto(stagedAt(id, `changes:${container}`), changes)) await forgetCachedFiles(rootfs);
@@ -269,8 +270,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
       if (arrival && arrival.state !== "restored") return arrival.state;
       if ((await tasksOfPod(pod.uid)).length !== pod.containers.length) return "gone";
       // A probe that the hold has kept from its answer, or a deletion.
-      const ended = await Promise.all(pod.containers.map((container) => isEnded(restoreOf(id, container))));
-      return ended.some(Boolean) ? "gone" : "restored";
+      const doomed = await Promise.all(pod.containers.map((container) => isDoomed(restoreOf(id, container))));
+      return doomed.some(Boolean) ? "gone" : "restored";
     },
 
     async takeOver(id, { uid, containers }) {
@@ -326,8 +327,13 @@ export function createArriving(parts: ArrivingParts): Arriving {
     },
 
     async sweep() {
-      for (const directory of [...parts.imageDirectories, ...Object.values(parts.stagingDirectories)])
-        for (const left of await readdir(directory).catch(() => [])) await rm(path.join(directory, left), { recursive: true, force: true });
+      for (const directory of [...parts.imageDirectories, ...Object.values(parts.stagingDirectories)]) {
+        for (const name of await readdir(directory).catch(() => [])) {
+          const left = path.join(directory, name);
+          // A pod that leaves: its migration removes that, once it has ended.
+          if (!(await isDump(left))) await rm(left, { recursive: true, force: true });
+        }
+      }
     },
 
     close() {

@@ -1,12 +1,12 @@
-/** The dump that a migration has made of its pod: where its source's node keeps it until the migration has ended. */
+/** The dump that a migration has made of its pod, which its source's node keeps until the migration cleans up, or the node is started again. */
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { bootId } from "../../../preflight/machine.ts";
 import { makeImageDirectory } from "../../../transfer/memory.ts";
 import type { PodOnNode } from "../protocol.ts";
 
-/** Beside the containers' directories. Nobody has synced the images: after a power loss they may have holes. */
-const bootFile = "boot";
+/** Beside the containers' directories, none of which can be called so. Nobody has synced the images: after a power loss they may have holes. */
+const bootFile = ".boot";
 /** What CRIU writes last, when all tasks are dumped (criu/cr-dump.c, cr_dump_tasks). */
 const lastImage = "inventory.img";
 
@@ -25,12 +25,16 @@ export async function makeRoomForDump(
   return directory;
 }
 
+/** Whether it was made by {@link makeRoomForDump} since the node's last start. */
+export async function isDump(directory: string): Promise<boolean> {
+  return (await readFile(path.join(directory, bootFile), "utf8").catch(() => undefined)) === (await bootId());
+}
+
 /** @returns undefined where it is not whole, or was made before the node's last start */
 export async function findDump(imageDirectories: readonly string[], id: string, pod: PodOnNode): Promise<string | undefined> {
-  const boot = await bootId();
   for (const candidate of imageDirectories) {
     const directory = path.join(candidate, id);
-    if ((await readFile(path.join(directory, bootFile), "utf8").catch(() => undefined)) !== boot) continue;
+    if (!(await isDump(directory))) continue;
     const images = await Promise.all(pod.containers.map(({ name }) => stat(path.join(directory, name, lastImage)).catch(() => undefined)));
     if (images.every((image) => image !== undefined && image.size > 0)) return directory;
   }

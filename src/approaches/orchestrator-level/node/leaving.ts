@@ -6,9 +6,7 @@ import path from "node:path";
 import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
-  type Freezer,
   freezerOf,
-  isEnding,
   isFrozen,
   isKilled,
   killGroup,
@@ -61,7 +59,7 @@ export type Leaving = Readonly<{
   thaw(id: string, pod: PodOnNode): Promise<void>;
   /** @throws UmsError THAWED */
   expectFrozen(pod: PodOnNode): Promise<void>;
-  /** Whether a container has ended while it was frozen, or will be ended at the thaw: a probe of the kubelet can do that. */
+  /** Whether a container has ended while it was frozen, or will at the thaw: a probe of the kubelet can do that. */
   isLost(pod: PodOnNode): Promise<boolean>;
   /** Dumps every container and sends it with what the files have changed; the pod's own group stays frozen after that. */
   transfer(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
@@ -251,7 +249,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
 
     async isLost({ containers }) {
-      return (await Promise.all(containers.map(({ pid, freezer }) => isEnding(pid, inGroup(freezer))))).some(Boolean);
+      return (await Promise.all(containers.map(isDoomed))).some(Boolean);
     },
 
     async transfer(id, leaving, signal) {
@@ -306,8 +304,7 @@ async function expectDoomed(pod: PodOnNode): Promise<void> {
   }
 }
 
-const isDoomed = ({ pid, freezer }: PodOnNode["containers"][number]) => isKilled(pid, inGroup(freezer));
-const inGroup = (freezer: Freezer) => (directory: string) => directory === freezer.directory;
+const isDoomed = ({ pid, freezer }: PodOnNode["containers"][number]) => isKilled(pid, (directory) => directory === freezer.directory);
 
 /** Where the kubelet keeps a pod's emptyDir volume (kubernetes, pkg/volume/emptydir). */
 export const emptyDirectory = (podUid: string, volume: string) =>

@@ -1,5 +1,5 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
-import { freezerOf, isFrozen, memoryIn, setFrozen } from "../../../checkpoint/freezer.ts";
+import { freezerOf, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
@@ -13,6 +13,8 @@ export type PodControl = Readonly<{
    * @throws UmsError ALREADY_MIGRATING, SERVICE_NOT_RUNNING
    */
   expectUntouched(pod: PodOnNode): Promise<void>;
+  /** Whether the pod is as a transfer has left it: nothing has run in it since its dump. */
+  isAsDumped(pod: PodOnNode): Promise<boolean>;
   /** What a dump will write, at most. */
   memoryBytes(pod: PodOnNode): Promise<number>;
   /** From here on no client reaches it, and none is refused. */
@@ -38,6 +40,7 @@ export function createPodControl(tools: Tools): PodControl {
       }
       if (await isNamespaceHeld(network)) throw new UmsError("ALREADY_MIGRATING", "The pod's network is held by a migration.");
     },
+    isAsDumped: async ({ containers: [first] }) => first !== undefined && (await isGroupFrozen(parentOf(first.freezer))),
     async memoryBytes({ containers }) {
       const sizes = await Promise.all(containers.map(({ freezer }) => memoryIn(freezer)));
       return sizes.reduce((a, b) => a + b, 0);

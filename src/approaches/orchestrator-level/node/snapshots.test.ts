@@ -77,6 +77,7 @@ beforeEach(() => {
   const note = (what: string) => async () => void done.push(what);
   control = {
     expectUntouched: async () => undefined,
+    isAsDumped: async () => true,
     memoryBytes: async () => 4096,
     hold: note("hold"),
     freeze: note("freeze"),
@@ -298,7 +299,7 @@ describe("of a pod that has ended while it was frozen,", () => {
     expect(done).toEqual([]); // the pod is as it was
     expect(readFileSync(path.join(place, "images/main/pages-1.img"), "utf8")).toBe("memory");
     expect(await snapshots.find(place)).toMatchObject({ takenBy: id, need: { pod: { metadata: { name: "shop" } } } });
-    expect(existsSync(images())).toBe(true); // until its migration cleans up
+    expect(existsSync(images())).toBe(false); // the pod that is made of it may want the room
   });
 
   test("nothing is saved where there is no dump, it is not whole, or another boot has made it", async () => {
@@ -307,7 +308,10 @@ describe("of a pod that has ended while it was frozen,", () => {
     writeFileSync(path.join(images(), "main/inventory.img"), "");
     expect(await rescue()).toEqual({ saved: false });
     writeFileSync(path.join(images(), "main/inventory.img"), "last");
-    writeFileSync(path.join(images(), "boot"), "another one");
+    snapshots = create({ isAsDumped: async () => false }); // it has run since
+    expect(await rescue()).toEqual({ saved: false });
+    snapshots = create();
+    writeFileSync(path.join(images(), ".boot"), "another one");
     expect(await rescue()).toEqual({ saved: false });
     expectNothingLeft();
   });
@@ -326,7 +330,9 @@ describe("of a pod that has ended while it was frozen,", () => {
     expect(await snapshots.find(place)).toBeDefined();
     await snapshots.remove({ path: place, takenBy: id });
     expectNothingLeft();
+    mkdirSync(path.join(path.dirname(place), ".shop.partial/images"), { recursive: true }); // of an attempt that a crash cut off
     await snapshots.remove({ path: place, takenBy: id });
+    expectNothingLeft();
   });
 });
 

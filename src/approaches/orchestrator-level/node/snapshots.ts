@@ -57,12 +57,12 @@ export type Snapshots = Readonly<{
    */
   take(id: string, request: TakeSnapshot, signal: AbortSignal): Promise<Taken>;
   /**
-   * Makes a snapshot of a pod that has ended while it was frozen, of what its migration with this id has dumped. Nothing
-   * is done to the pod. @returns whether there is one now: no, where the dump isn't whole, or of an earlier boot
+   * Makes a snapshot of a frozen pod, of what its migration with this id has dumped. Nothing is done to the pod.
+   * @returns whether there is one now: no, where the dump isn't whole, or of an earlier boot, or the pod has run since
    * @throws UmsError SNAPSHOT_EXISTS, NO_DISK: then it can be tried again
    */
   rescue(id: string, request: RescueSnapshot, signal: AbortSignal): Promise<{ saved: boolean }>;
-  /** Removes it, if it is there. */
+  /** Removes it, or what an attempt at it has left. */
   remove(which: KnownSnapshot): Promise<void>;
   /** @returns undefined where no complete snapshot lies there */
   find(place: string): Promise<SnapshotSummary | undefined>;
@@ -277,7 +277,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     const { path: place, pod, need } = request;
     if ((await read(place))?.takenBy === id) return { saved: true };
     const dumped = await findDump(parts.imageDirectories, id, pod);
-    if (dumped === undefined) return { saved: false };
+    if (dumped === undefined || !(await control.isAsDumped(pod))) return { saved: false };
     await expectVacant(place);
     try {
       const memoryBytes = await diskUsage([dumped], signal);
@@ -289,6 +289,8 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       for (const tree of [...early, ...late]) await sender.tree(store, tree, { live: false, signal });
       await sendLogs(sender, pod, store);
       await complete(id, request, { store, memoryBytes, heldMs: 0, signal });
+      // It may lie in memory, which the pod that is made of the snapshot wants.
+      await rm(dumped, { recursive: true, force: true });
       log.info({ id, place, pod: pod.uid }, "the dump of a pod that has ended is a snapshot now");
       return { saved: true };
     } catch (cause) {
@@ -354,10 +356,9 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     rescue: (id, request, signal) => oneAtATime(id, signal, (until) => rescueOnce(id, request, until)),
 
     async remove({ path: place, takenBy }) {
-      if ((await read(place))?.takenBy !== takenBy) return;
-      // First what makes it one: a crash leaves no half of a snapshot.
-      await rm(path.join(place, "snapshot.json"), { force: true });
-      await rm(place, { recursive: true, force: true });
+      // By the name of one that is written: what a crash leaves of it is no snapshot, and is found again.
+      if ((await read(place))?.takenBy === takenBy) await rename(place, partialOf(place));
+      await rm(partialOf(place), { recursive: true, force: true });
       await removeEmpty(path.dirname(place));
     },
 

@@ -2,7 +2,7 @@
 import path from "node:path";
 import { takeCheckpoint } from "../../../approaches/orchestrator-level/checkpoint.ts";
 import { UmsError } from "../../../errors.ts";
-import { snapshotPathPattern, snapshotRoot } from "../../../names.ts";
+import { rescuedRoot, snapshotPathPattern, snapshotRoot } from "../../../names.ts";
 import { isSource, type MigrationObject, migrations } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration, PodmigrationStatus } from "../../../platforms/kubernetes/podmigration.ts";
 import type { PodmigrationParts, Work } from "./action.ts";
@@ -18,6 +18,7 @@ export async function takePodCheckpoint(
   const { sourcePod, snapshotPath = path.join(snapshotRoot, name) } = object.spec;
   if (sourcePod === undefined) throw new UmsError("BAD_REQUEST", "A checkpoint needs sourcePod.");
   const place = placeOf(snapshotPath);
+  if (`${place}/`.startsWith(`${rescuedRoot}/`)) throw new UmsError("BAD_REQUEST", `${rescuedRoot} is UMS's own.`);
   const told = { activePod: sourcePod, currentRevision: place };
   await begun(told);
   const { items } = await cluster.list(migrations, { namespace, signal });
