@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { PodFacts } from "../src/approaches/orchestrator-level/outgoing.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { askCoordinator, personIn } from "./cluster-people.ts";
@@ -621,12 +622,22 @@ describe("a Migration object", () => {
     await atBreakpoint(a, "doomed", { step: "restore", moment: "after" });
     await onBoth((site) => expect.poll(() => killingsOf(site, "doomed"), { timeout: 30_000 }).not.toBe(""));
     expect(b.cluster.nodes.flatMap(copiesOn)).toEqual(["live"]);
+    await a.apply({ apiVersion: "v1", kind: "ResourceQuota", metadata: { name: "none" }, spec: { hard: { pods: "0" } } });
     await setBreakpoint(a, "doomed", undefined);
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/doomed", "--timeout=90s");
     const { phase, error, message, facts } = (await migrationIn(a, "doomed")).status ?? {};
     expect({ phase, code: error?.code }).toEqual({ phase: "RolledBack", code: "COPY_IS_GONE" });
+    // It has no other copy: what doesn't let it in is asked again.
     const restore = /mig-[0-9a-f]{12}/.exec(message ?? "")?.[0] ?? "";
-    await kubectl(a, "wait", "--for=condition=Succeeded", `migration/${restore}`, "--timeout=90s");
+    await kubectl(a, "wait", "--for=condition=Progressing=False", `migration/${restore}`, "--timeout=90s");
+    expect((await migrationIn(a, restore)).status).toMatchObject({ phase: "Failed", error: { code: "POD_REFUSED" } });
+    await remove(a, "resourcequota/none");
+    const again = async () =>
+      (await kubectl(a, "get", "migrations", "--output=json").then((text) => JSON.parse(text) as { items: MigrationObject[] })).items.find(
+        ({ metadata }) => metadata.annotations?.["ums.dev/attempt"] === "2",
+      )?.metadata.name;
+    await expect.poll(again, { timeout: 30_000 }).toBeDefined();
+    await kubectl(a, "wait", "--for=condition=Succeeded", `migration/${await again()}`, "--timeout=90s");
     await ready(a, "doomed");
     expect((await podIn(a, "doomed")).metadata?.labels).toMatchObject({ tier: "gold" });
     expect(await run(a, "doomed", "main", "redis-cli get here; cat /tmp/note")).toBe("stays\nkept");
@@ -634,7 +645,7 @@ describe("a Migration object", () => {
     const { node, path } = (facts?.["source"] as PodFacts).rescued ?? { node: "", path: "" };
     const kept = await a.cluster.nodes.find(({ name }) => name === node)?.exec(["ls", path], { reject: false });
     expect(kept).toMatchObject({ stderr: expect.stringContaining("No such file") as string }); // its memory isn't kept any longer than it must
-    await kubectl(a, "delete", "migration", restore, "--timeout=30s");
+    await kubectl(a, "delete", "migration", restore, (await again()) ?? "", "--timeout=30s");
     await forget("doomed");
   });
 

@@ -9,6 +9,7 @@ import {
   pulledImages,
   restoreAnnotation,
   servicePorts,
+  startBudgetMs,
 } from "./pod.ts";
 
 type Spec = NonNullable<Pod["spec"]>;
@@ -159,6 +160,16 @@ test("livenessBudgetMs is the patience of the least patient liveness probe", () 
   expect(livenessBudgetMs(probed(undefined))).toBeUndefined();
   expect(livenessBudgetMs(probed({}))).toBe(21_000);
   expect(livenessBudgetMs(probed({}, { periodSeconds: 1, failureThreshold: 3, timeoutSeconds: 2 }, undefined))).toBe(4_000);
+});
+
+test("startBudgetMs counts the delay of a probe, and a startup probe before a liveness probe", () => {
+  const probed = (...probes: object[]) =>
+    pod({ spec: { containers: probes.map((each, at) => ({ name: `c${at}`, image: "x", ...each })) } });
+  expect(startBudgetMs(probed({}))).toBeUndefined();
+  expect(startBudgetMs(probed({ readinessProbe: { periodSeconds: 1 } }))).toBeUndefined();
+  expect(startBudgetMs(probed({ livenessProbe: { initialDelaySeconds: 30 } }))).toBe(51_000);
+  expect(startBudgetMs(probed({ livenessProbe: { periodSeconds: 1 }, startupProbe: { failureThreshold: 30 } }))).toBe(291_000);
+  expect(startBudgetMs(probed({ livenessProbe: {} }, { livenessProbe: { periodSeconds: 1 } }))).toBe(3_000);
 });
 
 describe("servicePorts", () => {

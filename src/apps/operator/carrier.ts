@@ -86,7 +86,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
     await record.flush();
     const end = async (ended: Ended) => {
       await finish(object, record, ended);
-      if (ended.outcome === "rolledBack" && !turn.cancelled.aborted) await tryAgain(object);
+      if (ended.outcome === "rolledBack" && !turn.cancelled.aborted) await tryAgain(object, ended.cause);
     };
     try {
       // One that has begun holds its pod: then it is the others that are refused.
@@ -214,10 +214,11 @@ export function createCarrier(parts: CarrierParts): Carrier {
   }
 
   /** A pod that has no other copy is not given up because an operator has died, or a node was busy. */
-  async function tryAgain({ metadata, spec }: MigrationObject): Promise<void> {
+  async function tryAgain({ metadata, spec }: MigrationObject, cause: Error | undefined): Promise<void> {
     const { snapshot, pod } = spec;
     const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
-    if (!snapshot?.temporary || attempt >= attempts) return;
+    const isHopeless = cause !== undefined && codeOf(cause) === "SNAPSHOT_NOT_FOUND";
+    if (!snapshot?.temporary || isHopeless || attempt >= attempts) return;
     await sleep(attempt * lastRetryMs, undefined, { signal });
     const rescued = { node: snapshot.node, path: snapshot.path, migration: newMigrationId() };
     await restoreRescued({ namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 });
