@@ -12,7 +12,6 @@ import { isSource, keyOf, type MigrationObject } from "../../platforms/kubernete
 export function expectAlone(object: MigrationObject, { all, turns }: { all: readonly MigrationObject[]; turns: readonly string[] }): void {
   const { metadata, spec, status } = object;
   const others = all.filter((other) => other.metadata.uid !== metadata.uid && isSource(other));
-  const id = status?.id ?? spec.id;
   const own = turns.indexOf(keyOf(object));
   const comesFirst = (other: MigrationObject) => {
     const turn = turns.indexOf(keyOf(other));
@@ -23,11 +22,12 @@ export function expectAlone(object: MigrationObject, { all, turns }: { all: read
       other.status?.endedAt === undefined &&
       other.metadata.namespace === metadata.namespace &&
       other.spec.pod === spec.pod &&
-      // One that is undone has its pod made again by another one, if all else is lost.
-      (id === undefined || (other.status?.facts?.["source"] as PodFacts | undefined)?.rescued?.migration !== id) &&
+      // One that is undone has its pod made again of its dump by another one, if all else is lost.
+      (!spec.snapshot || (other.status?.facts?.["source"] as PodFacts | undefined)?.rescued?.path !== spec.snapshot.path) &&
       comesFirst(other),
   );
   if (rival) throw new UmsError("ALREADY_MIGRATING", `Pod ${spec.pod} is being migrated by ${rival.status?.id ?? rival.metadata.name}.`);
+  const id = status?.id ?? spec.id;
   if (id !== undefined && others.some((other) => (other.status?.id ?? other.spec.id) === id))
     throw new UmsError("BAD_REQUEST", `Another migration has the id ${id}.`);
 }
