@@ -128,6 +128,7 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
   const { a, b, clusters } = sites;
   await refreshParts(sites);
   await startRedisPod(a, { memoryMiB: 1 });
+  await movable(sites);
   const client = await startClient(clusters.wan, { host: a.cluster.nodes[0].address, port: redisNodePort });
   const copies = watchCopies(nodesOf(sites));
   const name = `case-${randomBytes(4).toString("hex")}`;
@@ -152,6 +153,15 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
   } finally {
     copies.stop();
     await client.kill();
+  }
+}
+
+/** Resolves when the service could move: sites know of each other's nodes again a moment after an outage. */
+async function movable({ a, b }: ClusterSites): Promise<void> {
+  for (const until = Date.now() + goneMs; ; await sleep(200)) {
+    const { exitCode, stdout, stderr } = await a.ums(["plan", service, "--to", b.name]);
+    if (exitCode === 0) return;
+    if (Date.now() > until) throw new Error(`The service could not move before anything was done to it: ${stdout}${stderr}`);
   }
 }
 

@@ -370,8 +370,8 @@ export const errorTable = {
   },
   LIVENESS: {
     http: 409,
-    cause: "The pod's liveness probe would have failed too often before its memory had been dumped, and had gone over.",
-    cure: "It is undone; raise the probe's failureThreshold or periodSeconds.",
+    cause: "The pod's liveness probe gives up at its first failure, or would have before its memory had been dumped, and had gone over.",
+    cure: "Raise the probe's failureThreshold or periodSeconds; what had begun is undone.",
   },
   SEVERAL_CONTAINERS: {
     http: 409,

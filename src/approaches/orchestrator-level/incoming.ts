@@ -95,8 +95,6 @@ const isWhole = (record: ArrivalRecord): record is WholeRecord => record.facts.n
 
 const serviceName = (id: string) => `ums-${id}`;
 const pollMs = 50;
-/** Kubernetes tells times to the second. */
-const startRoundingMs = 1_000;
 /** After this time nobody works on a commit any more. */
 const commitMs = 15_000;
 const labels = { "app.kubernetes.io/managed-by": "ums" };
@@ -249,7 +247,8 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     if (budgetMs === undefined) return false;
     const pod = await cluster.get(pods, placeOf(facts).name, placeOf(facts));
     const starts = (pod?.status?.containerStatuses ?? []).flatMap(({ state }) => state?.running?.startedAt ?? []);
-    return starts.some((start) => Date.now() - new Date(start).getTime() - startRoundingMs > budgetMs);
+    // Told to the second, so that it may be up to one less than it seems.
+    return starts.some((start) => Date.now() - new Date(start).getTime() > budgetMs);
   }
 
   /** @returns false where this site owns it */

@@ -77,7 +77,7 @@ export type Examined = Readonly<{
 }>;
 
 /** What of a probe's patience is left for an undo. */
-const probeMarginMs = 500;
+const probeMarginMs = 1_000;
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
 const goneMs = 60_000;
@@ -245,7 +245,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   /** Room is no matter: the pod that is there still has it. */
   async function canRestore(client: NodeClient): Promise<boolean> {
     const checks = await client.check(measuresOf(facts().need), AbortSignal.timeout(limits.preflightMs));
-    return checks.every(({ ok, code }) => ok || code === "NO_ROOM" || code === "NO_DISK");
+    return checks.every(({ ok, code = "" }) => ok || ["NO_MEMORY", "NO_ROOM", "NO_DISK"].includes(code));
   }
 
   /** @returns whether the pod is made again of its dump */

@@ -95,6 +95,7 @@ describe("podRefusals", () => {
       "a volume is of a kind that stays",
       pod({ spec: { volumes: [{ name: "d", nfs: { path: "/", server: "n" } }] } }),
     ],
+    ["LIVENESS", "its probe may never fail", pod({ spec: main({ livenessProbe: { failureThreshold: 1 } }) })],
     ["UNSUPPORTED_SETTING", "somebody debugs it", pod({ spec: { ephemeralContainers: [{ name: "debugger", image: "busybox" }] } })],
   ])("%s when %s", (code, _why, refused) => {
     expect(podRefusals(refused)).toEqual([{ code, detail: expect.stringMatching(/./) as string }]);

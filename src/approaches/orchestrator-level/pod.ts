@@ -48,6 +48,14 @@ export function podRefusals(pod: Pod): Refusal[] {
     (spec.ephemeralContainers ?? []).length > 0 && { code: "UNSUPPORTED_SETTING", detail: "The pod has ephemeral containers." },
     ...(spec.volumes ?? []).flatMap(volumeRefusals),
     ...containers.flatMap(containerRefusals),
+    ...runningContainers(pod).map(
+      ({ name, livenessProbe }) =>
+        // One that is under way when clients are held fails, whenever they are let go again.
+        livenessProbe?.failureThreshold === 1 && {
+          code: "LIVENESS" as const,
+          detail: `The liveness probe of container ${name} gives up after a single failure.`,
+        },
+    ),
     ...(status.containerStatuses ?? []).map(
       ({ name, state }) => !state?.running && { code: "SERVICE_NOT_RUNNING" as const, detail: `Container ${name} does not run.` },
     ),
