@@ -242,10 +242,10 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     return undefined;
   }
 
-  /** Room is no matter: the pod that is there still has it. */
+  /** A node that can't be changed gives its pods away, and takes none in. All else will be tried again. */
   async function canRestore(client: NodeClient): Promise<boolean> {
     const checks = await client.check(measuresOf(facts().need), AbortSignal.timeout(limits.preflightMs));
-    return checks.every(({ ok, code = "" }) => ok || ["NO_MEMORY", "NO_ROOM", "NO_DISK"].includes(code));
+    return checks.every(({ code }) => code !== "NODE_UNCHANGEABLE");
   }
 
   /** @returns whether the pod is made again of its dump */

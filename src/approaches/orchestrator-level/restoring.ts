@@ -1,5 +1,5 @@
 /**
- * A migration whose source is a snapshot: nothing runs there that could be frozen or held, and the snapshot stays as it is.
+ * A migration whose source is a snapshot: nothing runs there that could be frozen or held, and the snapshot stays as it is, unless it was made for this alone.
  * Everything else is as with a pod that leaves: what the destination makes, when it may run, and how it is undone.
  */
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";

@@ -86,7 +86,9 @@ export function createCarrier(parts: CarrierParts): Carrier {
     await record.flush();
     const end = async (ended: Ended) => {
       await finish(object, record, ended);
-      if (ended.outcome === "rolledBack" && !turn.cancelled.aborted) await tryAgain(object, ended.cause);
+      if (ended.outcome !== "rolledBack" || turn.cancelled.aborted) return;
+      turn.waits();
+      await tryAgain(object, ended.cause);
     };
     try {
       // One that has begun holds its pod: then it is the others that are refused.
@@ -230,7 +232,9 @@ export function createCarrier(parts: CarrierParts): Carrier {
     const reason = cause && (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
     const code = reason && codeOf(reason);
     const { rescued } = (record.fact("source") as PodFacts | undefined) ?? {};
-    const saved = rescued && `The pod had ended while it was frozen: ${migrationName(rescued.migration)} makes it again of its dump.`;
+    const saved =
+      rescued &&
+      `The pod had no copy left: ${migrationName(rescued.migration)} makes it again of its dump, ${rescued.path} on node ${rescued.node}.`;
     const message = [reason?.message ?? `${object.spec.pod} ${did(object)}`, saved].filter(Boolean).join(" ");
     const endedAt = new Date().toISOString();
     record.report({

@@ -29,7 +29,7 @@ export type NodeClient = Readonly<{
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
   /** Writes a snapshot of a pod, which goes on running. */
   takeSnapshot(id: string, request: TakeSnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<Taken>;
-  /** Makes a snapshot of what a migration has dumped of a pod that has ended meanwhile. */
+  /** Makes a snapshot of what a migration has dumped of a pod that won't go on. */
   rescueSnapshot(id: string, request: RescueSnapshot, options: { timeoutMs: number }): Promise<{ saved: boolean }>;
   removeSnapshot(which: KnownSnapshot): Promise<void>;
   findSnapshot(path: string, signal: AbortSignal): Promise<SnapshotSummary | undefined>;

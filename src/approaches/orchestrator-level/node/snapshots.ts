@@ -291,7 +291,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       await complete(id, request, { store, memoryBytes, heldMs: 0, signal });
       // It may lie in memory, which the pod that is made of the snapshot wants.
       await rm(dumped, { recursive: true, force: true });
-      log.info({ id, place, pod: pod.uid }, "the dump of a pod that has ended is a snapshot now");
+      log.info({ id, place, pod: pod.uid }, "the dump of a pod that has no copy left is a snapshot now");
       return { saved: true };
     } catch (cause) {
       await rm(partialOf(place), { recursive: true, force: true });
