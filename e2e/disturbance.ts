@@ -37,6 +37,7 @@ export const victims = [
   "destination's ums serve",
   "both ums serve",
   "CRIU",
+  "CRIU at its dump",
   "runc",
   "the link",
   "power of the destination",
@@ -45,7 +46,7 @@ export const victims = [
 export type Victim = (typeof victims)[number];
 export type Case = Readonly<{ step: Step; moment: Moment; victim: Victim }>;
 
-/** One kill for each step; every victim has its turn. */
+/** A kill for each step; every victim has its turn. */
 export const onePerStep: readonly Case[] = [
   { step: "admit", moment: "after", victim: "source's ums serve" },
   { step: "reserve", moment: "after", victim: "power of the destination" },
@@ -53,6 +54,7 @@ export const onePerStep: readonly Case[] = [
   { step: "hold-clients", moment: "after", victim: "both ums serve" },
   { step: "freeze", moment: "after", victim: "source's ums serve" },
   { step: "transfer", moment: "before", victim: "CRIU" },
+  { step: "transfer", moment: "before", victim: "CRIU at its dump" },
   { step: "restore", moment: "before", victim: "runc" },
   { step: "commit", moment: "before", victim: "power of the source" },
   { step: "forward-clients", moment: "before", victim: "destination's ums serve" },
@@ -278,8 +280,12 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
       await sleep(1_000);
       await boot(b);
       return true;
-    default:
-      return await killDuring({ a, b, id, step, moment, name: victim === "CRIU" ? /criu\.bin / : /^(\S*\/)?runc / });
+    case "CRIU":
+      return await killDuring({ a, b, id, step, moment, name: /criu\.bin / });
+    case "CRIU at its dump":
+      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, when: () => isThawedByCriu(a.host) });
+    case "runc":
+      return await killDuring({ a, b, id, step, moment, name: /^(\S*\/)?runc / });
   }
 }
 
@@ -293,7 +299,10 @@ export async function boot(site: TestSite, { powerOffFirst = false } = {}): Prom
   await site.restart();
 }
 
-/** Lets the step run (one that has ended: the next), and kills the first process of that name. */
+/** CRIU thaws the cgroup while it dumps it, and holds the tasks itself: one that is killed then leaves it thawed. */
+const isThawedByCriu = (host: Host) => copiesOn(host).some(({ state }) => state === "traced");
+
+/** Lets the step run (one that has ended: the next), and kills the first process of that name that is found at the right time. */
 async function killDuring({
   a,
   b,
@@ -301,6 +310,7 @@ async function killDuring({
   step,
   moment,
   name,
+  when = () => true,
 }: {
   a: TestSite;
   b: TestSite;
@@ -308,20 +318,20 @@ async function killDuring({
   step: Step;
   moment: Moment;
   name: RegExp;
+  when?: () => boolean;
 }): Promise<boolean> {
   const during = moment === "before" ? step : steps[steps.indexOf(step) + 1];
   if (during === undefined) clearBreakpoint(a.host);
   else setBreakpoint(a.host, during, "after");
   const progress = { passed: false };
   const end = Promise.race([
-    settled({ a, b }, id).catch(() => undefined),
-    during === undefined
-      ? new Promise<never>(() => undefined)
-      : atBreakpoint(a, id, during, "after").catch(() => settled({ a, b }, id).catch(() => undefined)),
-  ]).then(() => (progress.passed = true));
+    settled({ a, b }, id),
+    during === undefined ? never() : atBreakpoint(a, id, during, "after").catch(never), // it may be undone before
+  ]).finally(() => (progress.passed = true));
+  end.catch(() => undefined); // waited for below
   let killed = false;
   while (!progress.passed && !killed) {
-    for (const { pid } of processesNamed([a.host, b.host], name)) {
+    for (const { pid } of when() ? processesNamed([a.host, b.host], name) : []) {
       try {
         process.kill(pid, "SIGKILL");
         killed = true;
@@ -336,6 +346,8 @@ async function killDuring({
   clearBreakpoint(a.host);
   return killed;
 }
+
+const never = () => new Promise<never>(() => undefined);
 
 export function processesNamed(hosts: readonly Pick<Host, "initPid">[], name: RegExp): { pid: number }[] {
   const namespaces = new Set(hosts.map((host) => readLink(`/proc/${host.initPid()}/ns/pid`)));
@@ -357,8 +369,8 @@ export async function expectOneCopy({ a, b, hosts }: Sites, owner: TestSite): Pr
     const found = (JSON.parse(stdout) as { Names: string[]; State: string }[]).map(({ Names, State }) => `${Names[0]} ${State}`).join();
     const wanted = site === owner ? `${service} running` : "";
     if (found !== wanted) throw new Error(`${site.name} should have ${wanted || "no container"}, and has ${found || "none"}.`);
-    const frozen = copiesOn(site.host).filter(({ state }) => state === "frozen");
-    if (frozen.length > 0) throw new Error(`Something is still frozen on ${site.name}: ${JSON.stringify(frozen)}`);
+    const held = copiesOn(site.host).filter(({ state }) => state === "frozen" || state === "traced");
+    if (held.length > 0) throw new Error(`Something is still frozen on ${site.name}: ${JSON.stringify(held)}`);
   }
   for (const address of new Set([owner.host.address, a.host.address])) {
     const answer = await hosts.wan.exec(
@@ -377,7 +389,7 @@ export async function expectNothingLost(client: LoadClient): Promise<void> {
     );
 }
 
-type Copy = Readonly<{ container: string; pid: number; state: "live" | "frozen" | "dying" }>;
+type Copy = Readonly<{ container: string; pid: number; state: "live" | "frozen" | "traced" | "dying" }>;
 
 /** Looks, from outside the hosts, whether both ever have a copy that runs. */
 export function watchCopies(hosts: readonly Host[]): { expectNeverTwo(): void; stop(): void } {
@@ -427,10 +439,8 @@ export function copiesOn(host: Host): Copy[] {
           const field = (key: string) => new RegExp(`^${key}:\\s+(\\S+)`, "m").exec(status)?.[1] ?? "";
           const killed = [field("SigPnd"), field("ShdPnd")].some((mask) => (BigInt(`0x${mask || 0}`) & 0x100n) !== 0n);
           // CRIU holds what it dumps or restores by ptrace.
-          const held = frozen === true || field("TracerPid") !== "0";
-          return [
-            { container: name, pid: Number(pid), state: killed || "ZX".includes(field("State")) ? "dying" : held ? "frozen" : "live" },
-          ];
+          const alive = frozen === true ? "frozen" : field("TracerPid") === "0" ? "live" : "traced";
+          return [{ container: name, pid: Number(pid), state: killed || "ZX".includes(field("State")) ? "dying" : alive }];
         });
     });
 }

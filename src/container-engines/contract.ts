@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { freezerOf, isFrozen, setFrozen } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "./engine.ts";
 import { type ContainerSpec, differences } from "./spec.ts";
 
@@ -119,6 +120,17 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
       await engine.unpause(id);
       await engine.unpause(id);
       assert.equal((await engine.find(id))?.state, "running");
+    });
+  },
+
+  async "unpauses what was thawed behind its back"(subject) {
+    const { engine } = subject;
+    await withRunning(subject, {}, async ({ id, pid }) => {
+      await engine.pause(id);
+      await setFrozen(await freezerOf(pid), false);
+      await engine.unpause(id);
+      assert.equal((await engine.find(id))?.state, "running");
+      assert.equal(await isFrozen(pid), false);
     });
   },
 

@@ -3,7 +3,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
-import { killFrozen } from "../../checkpoint/freezer.ts";
+import { freezerOf, killFrozen, setFrozen } from "../../checkpoint/freezer.ts";
 import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
 import { createPodmanApi, PodmanError } from "./api.ts";
@@ -129,6 +129,10 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
     },
 
     async unpause(id) {
+      const container = await engine.find(id);
+      // runc resumes nothing that isn't frozen, and a CRIU that was killed in the middle of a dump has left it thawed.
+      const freezer = container?.state === "paused" ? await freezerOf(container.pid).catch(() => undefined) : undefined;
+      if (freezer) await setFrozen(freezer, true);
       try {
         await api.call({ method: "POST", path: `/containers/${id}/unpause` });
       } catch (cause) {
