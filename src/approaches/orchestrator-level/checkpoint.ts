@@ -6,7 +6,7 @@ import type { NodeClient } from "./node/client.ts";
 import type { Taken } from "./node/snapshots.ts";
 import { livenessBudgetMs, podReference, podRefusals } from "./pod.ts";
 import { podNeed } from "./pod-need.ts";
-import type { SnapshotSummary } from "./snapshot.ts";
+import { type SnapshotSummary, snapshotTransfers } from "./snapshot.ts";
 
 type CheckpointParts = Readonly<{
   cluster: Cluster;
@@ -67,8 +67,7 @@ export async function takeCheckpoint(
   const taken = await client.takeSnapshot(
     id,
     { path, pod: described.pod, need, ...(livenessMs === undefined ? {} : { livenessMs }) },
-    // The files while it runs, the dump, and the disk's time.
-    { signal, timeoutMs: 3 * limits.transferMs },
+    { signal, timeoutMs: snapshotTransfers * limits.transferMs },
   );
   return { ...taken, node: client.node };
 }

@@ -14,6 +14,7 @@ import type { NodeClient } from "./node/client.ts";
 import { podNeed } from "./pod-need.ts";
 import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */
 export type PodFacts = Readonly<{
@@ -81,8 +82,6 @@ const probeMarginMs = 1_000;
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
 const goneMs = 60_000;
-/** Of a transfer's time limit: the dump and the files are copied, and the disk's time. */
-const rescueLimits = 3;
 
 /**
  * Both sides' checks; changes nothing.
@@ -234,7 +233,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     const path = `${rescuedRoot}/${id}`;
     if (!(await whyUnwanted()) && (await canRestore(client))) {
       await onNode("end-transfer");
-      const { saved } = await client.rescueSnapshot(id, { path, pod, need }, { timeoutMs: rescueLimits * limits.transferMs });
+      const { saved } = await client.rescueSnapshot(id, { path, pod, need }, { timeoutMs: snapshotTransfers * limits.transferMs });
       // Its user may have had enough meanwhile.
       if (saved && !(await whyUnwanted())) return { node, path, migration: newMigrationId() };
     }

@@ -27,6 +27,9 @@ export type TakeSnapshot = Static<typeof TakeSnapshot>;
 export const RescueSnapshot = Type.Pick(TakeSnapshot, ["path", "pod", "need"], closed);
 export type RescueSnapshot = Static<typeof RescueSnapshot>;
 
+/** How many times the limit of a transfer a snapshot may take: the files are copied, the memory is dumped or copied, and the disk has its time. */
+export const snapshotTransfers = 3;
+
 /** Which snapshot is meant. */
 export const KnownSnapshot = Type.Object({ path: SnapshotPath, takenBy: Id }, closed);
 export type KnownSnapshot = Static<typeof KnownSnapshot>;

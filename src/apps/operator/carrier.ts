@@ -84,25 +84,32 @@ export function createCarrier(parts: CarrierParts): Carrier {
     const startedAt = object.status?.startedAt ?? new Date().toISOString();
     record.report({ id, startedAt, phase: "Pending" });
     await record.flush();
-    const end = async (ended: Ended) => {
-      await finish(object, record, ended);
-      if (ended.outcome !== "rolledBack" || turn.cancelled.aborted) return;
+    const ended = await carried(object, record, { id, turn });
+    if (!ended) return;
+    const again = ended.outcome === "succeeded" || turn.cancelled.aborted ? undefined : nextAttempt(object, ended.cause);
+    if (again) {
       turn.waits();
-      await tryAgain(object, ended.cause);
-    };
+      // While it has not ended, so that an operator that takes over meanwhile tries again, too.
+      await sleep((again.attempt - 1) * lastRetryMs, undefined, { signal });
+    }
+    await finish(object, record, ended);
+    if (again) await restoreRescued(again);
+  }
+
+  /** As {@link carry}, for one that may also be refused. */
+  async function carried(object: MigrationObject, record: MigrationRecord, which: { id: string; turn: Turn }): Promise<Ended | undefined> {
     try {
       // One that has begun holds its pod: then it is the others that are refused.
       if (!record.journal.isStarted("admit")) {
-        expectAlone(object, turn.others());
+        expectAlone(object, which.turn.others());
         if (object.spec.keep === true || object.spec.redirect !== undefined)
           throw new UmsError("BAD_REQUEST", "keep and redirect are not there yet.");
       }
-      const outcome = await carry(object, record, { id, turn });
-      if (outcome) await end(outcome);
+      return await carry(object, record, which);
     } catch (cause) {
       // Refused before there was anything to undo; otherwise it is tried again.
       if (!(cause instanceof UmsError) || record.journal.isStarted("reserve")) throw cause;
-      await end({ outcome: "rolledBack", cause, report: undefined });
+      return { outcome: "rolledBack", cause, report: undefined };
     }
   }
 
@@ -216,14 +223,13 @@ export function createCarrier(parts: CarrierParts): Carrier {
   }
 
   /** A pod that has no other copy is not given up because an operator has died, or a node was busy. */
-  async function tryAgain({ metadata, spec }: MigrationObject, cause: Error | undefined): Promise<void> {
+  function nextAttempt({ metadata, spec }: MigrationObject, cause: Error | undefined): Restore | undefined {
     const { snapshot, pod } = spec;
     const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
     const isHopeless = cause !== undefined && codeOf(cause) === "SNAPSHOT_NOT_FOUND";
-    if (!snapshot?.temporary || isHopeless || attempt >= attempts) return;
-    await sleep(attempt * lastRetryMs, undefined, { signal });
+    if (!snapshot?.temporary || isHopeless || attempt >= attempts) return undefined;
     const rescued = { node: snapshot.node, path: snapshot.path, migration: newMigrationId() };
-    await restoreRescued({ namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 });
+    return { namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 };
   }
 
   async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {

@@ -44,7 +44,8 @@ const Spec = Type.Object(
           temporary: Type.Optional(Type.Boolean({ description: "Remove the snapshot once the pod has been made of it" })),
         },
         {
-          description: "Nothing moves: the pod is made of a snapshot of one, which a Podmigration's checkpoint has written",
+          description:
+            "Nothing moves: the pod is made of a snapshot of one, which a Podmigration's checkpoint, or the undoing of a Migration, has written",
           ...fixed("snapshot"),
         },
       ),
