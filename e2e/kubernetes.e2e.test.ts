@@ -626,9 +626,12 @@ describe("a Migration object", () => {
     expect({ phase, code: error?.code }).toEqual({ phase: "RolledBack", code: "COPY_IS_GONE" });
     // It has no other copy: what doesn't let it in is asked again.
     const restore = /mig-[0-9a-f]{12}/.exec(message ?? "")?.[0] ?? "";
+    await expect
+      .poll(async () => (await migrationIn(a, restore)).status?.waiting, { timeout: 90_000 })
+      .toMatch(/^it is tried again in 5 s/);
+    await remove(a, "resourcequota/none");
     await kubectl(a, "wait", "--for=condition=Progressing=False", `migration/${restore}`, "--timeout=90s");
     expect((await migrationIn(a, restore)).status).toMatchObject({ phase: "Failed", error: { code: "POD_REFUSED" } });
-    await remove(a, "resourcequota/none");
     const again = async () =>
       (await kubectl(a, "get", "migrations", "--output=json").then((text) => JSON.parse(text) as { items: MigrationObject[] })).items.find(
         ({ metadata }) => metadata.annotations?.["ums.dev/attempt"] === "2",

@@ -14,6 +14,9 @@ export const phases = [
 ] as const;
 export type Phase = (typeof phases)[number];
 
+/** Whether no other phase comes after it. */
+export const isEnd = (phase: Phase) => phase === "Succeeded" || phase === "RolledBack" || phase === "Failed";
+
 /** What the engine tells while it works. */
 export type Progress =
   | Readonly<{ kind: "phase"; phase: Phase }>

@@ -1,5 +1,5 @@
 import type { Clock } from "./ports.ts";
-import type { Phase, Progress, Timings } from "./progress.ts";
+import { isEnd, type Phase, type Progress, type Timings } from "./progress.ts";
 
 /** Where the milliseconds of one migration went. */
 export type Report = Timings &
@@ -62,8 +62,4 @@ export function createReport(clock: Clock): Readonly<{ observe(progress: Progres
       };
     },
   };
-}
-
-function isEnd(phase: Phase): boolean {
-  return phase === "Succeeded" || phase === "RolledBack" || phase === "Failed";
 }

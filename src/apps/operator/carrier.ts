@@ -8,6 +8,7 @@ import { withBreakpoint } from "../../breakpoint.ts";
 import { interfacePort } from "../../cluster-settings.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
 import { TakenOver } from "../../engine/ports.ts";
+import { isEnd } from "../../engine/progress.ts";
 import { createReport, type Report } from "../../engine/report.ts";
 import { codeOf, errorTable, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
@@ -86,14 +87,17 @@ export function createCarrier(parts: CarrierParts): Carrier {
     await record.flush();
     const ended = await carried(object, record, { id, turn });
     if (!ended) return;
-    const again = ended.outcome === "succeeded" || turn.cancelled.aborted ? undefined : nextAttempt(object, ended.cause);
-    if (again) {
+    const again = ended.outcome === "succeeded" ? undefined : nextAttempt(object, ended.cause);
+    if (again && !turn.cancelled.aborted) {
+      const pauseMs = (again.attempt - 1) * lastRetryMs;
+      record.report({ waiting: `it is tried again in ${pauseMs / 1000} s: ${ended.cause?.message}` });
       turn.waits();
       // While it has not ended, so that an operator that takes over meanwhile tries again, too.
-      await sleep((again.attempt - 1) * lastRetryMs, undefined, { signal });
+      await sleep(pauseMs, undefined, { signal: AbortSignal.any([signal, turn.cancelled]) }).catch(() => undefined);
+      if (signal.aborted) return;
     }
     await finish(object, record, ended);
-    if (again) await restoreRescued(again);
+    if (again && !turn.cancelled.aborted) await restoreRescued(again);
   }
 
   /** As {@link carry}, for one that may also be refused. */
@@ -179,7 +183,8 @@ export function createCarrier(parts: CarrierParts): Carrier {
       clock: () => performance.now(),
       observe(progress: Parameters<typeof report.observe>[0]) {
         report.observe(progress);
-        if (progress.kind !== "phase") return;
+        // The last one is told with all that people want to know then.
+        if (progress.kind !== "phase" || isEnd(progress.phase)) return;
         log.info({ migration: id, phase: progress.phase }, "phase");
         record.report({ phase: progress.phase, ...figures(told()) });
       },

@@ -1,7 +1,7 @@
 /** The custom resource `Migration`: what a person asks for, how far it has come, and the journal. deploy/kubernetes/crd.yml is its definition. */
 import { randomBytes } from "node:crypto";
 import { type Static, type TSchema, Type } from "typebox";
-import { type Phase, phases } from "../../engine/progress.ts";
+import { isEnd, type Phase, phases } from "../../engine/progress.ts";
 import { addressPattern, podNamePattern, siteNamePattern, snapshotPathPattern } from "../../names.ts";
 import { kind, type Metadata } from "./kinds.ts";
 
@@ -180,9 +180,8 @@ export function conditionsOf({
   before?: readonly Condition[] | undefined;
   now: Date;
 }): Condition[] {
-  const hasEnded = phase === "Succeeded" || phase === "RolledBack" || phase === "Failed";
-  const succeeded = phase === "Succeeded" ? "True" : hasEnded ? "False" : "Unknown";
-  const states = { Succeeded: succeeded, Progressing: hasEnded ? "False" : "True" } as const;
+  const succeeded = phase === "Succeeded" ? "True" : isEnd(phase) ? "False" : "Unknown";
+  const states = { Succeeded: succeeded, Progressing: isEnd(phase) ? "False" : "True" } as const;
   return Object.entries(states).map(([type, status]) => {
     const same = before.find((condition) => condition.type === type && condition.status === status);
     return { type, status, reason: phase, message, lastTransitionTime: same?.lastTransitionTime ?? now.toISOString() };
