@@ -92,13 +92,16 @@ export async function explain(...clusters: readonly Cluster[]): Promise<void> {
   }
 }
 
-/** Longer than kube-proxy takes between two tries to reach an API server that was away. */
-const servedMs = 90_000;
+/**
+ * Within which a node has followed an API server that was away: kubelet and kube-proxy wait for up to 60 s between two
+ * tries to watch it, and one that comes while it is starting may fail, too.
+ */
+export const followedMs = 180_000;
 
 /** Resolves when every node leads clients of this node port to a pod: one is Ready before each kube-proxy has heard of it. */
 export async function served({ cluster: { nodes } }: Pick<ClusterSite, "cluster">, port: number): Promise<void> {
   const connect = (address: string) => `until timeout 2 bash -c 'exec 3<>/dev/tcp/${address}/${port}'; do sleep 0.1; done`;
-  await Promise.all(nodes.map((node) => node.exec(["bash", "-c", connect(node.address)], { timeoutMs: servedMs })));
+  await Promise.all(nodes.map((node) => node.exec(["bash", "-c", connect(node.address)], { timeoutMs: followedMs })));
 }
 
 export async function moved(from: Pick<ClusterSite, "json">, to: Readonly<{ name: string }>, pod: string): Promise<Migration> {

@@ -14,6 +14,7 @@ import { type Host, type Inventory, inventoryChanges } from "./hosts.ts";
 import type { RunningProcess } from "./place.ts";
 import { imageReference, runOnce } from "./images.ts";
 import { redisPort, startRedis } from "./redis.ts";
+import { readLines } from "./listing.ts";
 import { createSites, type Sites, type SitesOptions, type TestSite } from "./sites.ts";
 
 export const steps = [
@@ -38,6 +39,7 @@ export const victims = [
   "both ums serve",
   "CRIU",
   "CRIU at its dump",
+  "CRIU at its restore",
   "runc",
   "the link",
   "power of the destination",
@@ -56,6 +58,7 @@ export const onePerStep: readonly Case[] = [
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "transfer", moment: "before", victim: "CRIU at its dump" },
   { step: "restore", moment: "before", victim: "runc" },
+  { step: "restore", moment: "before", victim: "CRIU at its restore" },
   { step: "commit", moment: "before", victim: "power of the source" },
   { step: "forward-clients", moment: "before", victim: "destination's ums serve" },
   { step: "remove-source", moment: "before", victim: "power of the destination" },
@@ -284,6 +287,8 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
       return await killDuring({ a, b, id, step, moment, name: /criu\.bin / });
     case "CRIU at its dump":
       return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, when: () => isThawedByCriu(a.host) });
+    case "CRIU at its restore":
+      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, when: () => isRestoring(b.host) });
     case "runc":
       return await killDuring({ a, b, id, step, moment, name: /^(\S*\/)?runc / });
   }
@@ -301,6 +306,10 @@ export async function boot(site: TestSite, { powerOffFirst = false } = {}): Prom
 
 /** CRIU thaws the cgroup while it dumps it, and holds the tasks itself: one that is killed then leaves it thawed. */
 const isThawedByCriu = (host: Host) => copiesOn(host).some(({ state }) => state === "traced");
+
+/** CRIU mounts cgroups beside its log while it restores: one that is killed then leaves them mounted. */
+export const isRestoring = (host: Pick<Host, "initPid">) =>
+  readLines(`/proc/${host.initPid()}/mountinfo`).some((line) => line.includes("/.criu.cgyard."));
 
 /** Lets the step run (one that has ended: the next), and kills the first process of that name that is found at the right time. */
 async function killDuring({

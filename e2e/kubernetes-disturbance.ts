@@ -11,10 +11,10 @@ import { containerImages } from "../setup/container-images.ts";
 import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
-import { type ClusterSite, type ClusterSites, createClusterSites, moved, served } from "./cluster-sites.ts";
+import { type ClusterSite, type ClusterSites, createClusterSites, followedMs, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
-import { expectNothingLost, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
+import { expectNothingLost, isRestoring, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
@@ -26,6 +26,7 @@ const clusterVictims = [
   "source's interface",
   "destination's interface",
   "CRIU",
+  "CRIU at its restore",
   "runc",
   "source's API server",
   "destination's API server",
@@ -40,12 +41,19 @@ export type ClusterCase = Readonly<{ step: Step; moment: Moment; victim: Cluster
 const stepOfKill = ({ step, moment }: Pick<ClusterCase, "step" | "moment">): Step | undefined =>
   moment === "before" ? step : steps[steps.indexOf(step) + 1];
 
-/** Every step, both moments, every victim that there is at that moment: CRIU and runc dump, and restore. */
+/** When there are victims that live for one step alone. */
+const stepsOf: Partial<Record<ClusterVictim, readonly Step[]>> = {
+  CRIU: ["transfer", "restore"],
+  "CRIU at its restore": ["restore"],
+  runc: ["transfer", "restore"],
+};
+
+/** Every step, both moments, every victim that there is at that moment. */
 export const allClusterCases: readonly ClusterCase[] = steps
   .flatMap((step) => moments.flatMap((moment) => clusterVictims.map((victim) => ({ step, moment, victim }))))
-  .filter((each) => (each.victim !== "CRIU" && each.victim !== "runc") || ["transfer", "restore"].includes(stepOfKill(each) ?? ""));
+  .filter((each) => stepsOf[each.victim]?.some((step) => step === stepOfKill(each)) ?? true);
 
-/** One kill for each step; every kind of victim has its turn. */
+/** A kill for each step; every kind of victim has its turn. */
 export const onePerClusterStep: readonly ClusterCase[] = [
   { step: "admit", moment: "after", victim: "operator" },
   { step: "reserve", moment: "after", victim: "destination's interface" },
@@ -56,6 +64,7 @@ export const onePerClusterStep: readonly ClusterCase[] = [
   { step: "freeze", moment: "after", victim: "an operator that comes back" },
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "restore", moment: "before", victim: "runc" },
+  { step: "restore", moment: "before", victim: "CRIU at its restore" },
   { step: "restore", moment: "after", victim: "destination's containerd" },
   { step: "commit", moment: "before", victim: "destination's coordinator" },
   { step: "commit", moment: "after", victim: "source's API server" },
@@ -69,8 +78,6 @@ const outageMs = 20_000;
 const linkDownMs = 4_000;
 /** Longer than a lease. A kubelet may lose its patience with the one that stands still meanwhile, and kill it. */
 const followMs = 40_000;
-/** What a kubelet takes to hear from an API server that was away, and to remove the rest of a pod that has been deleted meanwhile. */
-const goneMs = 90_000;
 /** Until who waits at a breakpoint goes on without being told: an API server that is away can't tell it. */
 const unattendedMs = 1_500;
 /** A lease runs out, a container is started again, a request is given up. */
@@ -111,7 +118,7 @@ export async function createClusterGround(): Promise<ClusterGround> {
 async function removeAll({ a, b }: ClusterSites): Promise<void> {
   await Promise.all(
     [a, b].map(async ({ cluster }) => {
-      await cluster.kubectl(["delete", "pod", service, "--ignore-not-found", "--grace-period=1"]);
+      await cluster.kubectl(["delete", "pod", service, "--ignore-not-found", "--grace-period=1"], { timeoutMs: followedMs });
       await cluster.kubectl(["delete", "migrations", "--all", "--timeout=30s"]);
     }),
   );
@@ -119,7 +126,7 @@ async function removeAll({ a, b }: ClusterSites): Promise<void> {
 
 async function leftovers(sites: ClusterSites, before: readonly Traces[]): Promise<string[]> {
   await removeAll(sites);
-  return await tracesSince([sites.a, sites.b], before, goneMs);
+  return await tracesSince([sites.a, sites.b], before, followedMs);
 }
 
 const nodesOf = ({ a, b }: ClusterSites) => [...a.cluster.nodes, ...b.cluster.nodes];
@@ -158,7 +165,7 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
 
 /** Resolves when the service could move: sites know of each other's nodes again a moment after an outage. */
 async function movable({ a, b }: ClusterSites): Promise<void> {
-  for (const until = Date.now() + goneMs; ; await sleep(200)) {
+  for (const until = Date.now() + followedMs; ; await sleep(200)) {
     const { exitCode, stdout, stderr } = await a.ums(["plan", service, "--to", b.name]);
     if (exitCode === 0) return;
     if (Date.now() > until) throw new Error(`The service could not move before anything was done to it: ${stdout}${stderr}`);
@@ -172,13 +179,15 @@ async function explain({ a, b }: ClusterSites, name: string): Promise<string> {
   const told = [JSON.stringify({ phase, waiting, error, steps: Object.keys(journal?.steps ?? {}), failure: journal?.failure, stepsMs })];
   for (const { cluster } of [a, b]) {
     for (const args of [
-      ["get", "pods,migrations", "--output=wide"],
+      ["get", "nodes,pods,migrations,endpointslices", "--output=wide"],
+      ["get", "endpointslices", `--selector=kubernetes.io/service-name=${service}`, "--output=jsonpath={.items[*].endpoints}"],
       ["get", "events", "--sort-by=.lastTimestamp", `--field-selector=involvedObject.name=${service}`],
       ["logs", "--selector=app in (migration-coordinator,migration-operator,ssu-interface)", "--tail=12", "--prefix"],
     ]) {
       const { stdout } = await cluster.kubectl(args, { reject: false });
       told.push(`${cluster.name}: kubectl ${args.join(" ")}`, ...stdout.split("\n").slice(-60));
     }
+    for (const node of cluster.nodes) told.push(`${node.name}: kube-proxy`, ...(await node.log("kube-proxy", 12)).split("\n"));
   }
   return told.join("\n  ");
 }
@@ -244,7 +253,8 @@ async function disturb(sites: ClusterSites, name: string, which: ClusterCase): P
 async function killDuring(sites: ClusterSites, name: string, which: ClusterCase): Promise<boolean> {
   const { victim } = which;
   const during = stepOfKill(which);
-  const pattern = victim === "CRIU" ? /criu\.bin / : /^(\S*\/)?runc /;
+  const pattern = victim === "runc" ? /^(\S*\/)?runc / : /criu\.bin /;
+  const isTime = () => victim !== "CRIU at its restore" || sites.b.cluster.nodes.some(isRestoring);
   // The step runs before kubectl has ended, so it isn't waited for yet.
   const goingOn = setBreakpoint(sites.a, name, during === undefined ? undefined : `${during} after`);
   goingOn.catch(() => undefined); // met below
@@ -257,7 +267,7 @@ async function killDuring(sites: ClusterSites, name: string, which: ClusterCase)
   ]).then(() => (progress.passed = true));
   let killed = false;
   while (!progress.passed && !killed) {
-    for (const { pid } of processesNamed(nodesOf(sites), pattern)) {
+    for (const { pid } of isTime() ? processesNamed(nodesOf(sites), pattern) : []) {
       try {
         process.kill(pid, "SIGKILL");
         killed = true;
@@ -333,7 +343,9 @@ async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
 
 async function expectOneCopy(sites: ClusterSites, owner: ClusterSite): Promise<void> {
   // A cluster whose API server was away takes its nodes for dead, and the pods on them for not Ready, until they are heard of.
-  await owner.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${service}`, "--timeout=90s"], { timeoutMs: 100_000 });
+  await owner.cluster.kubectl(["wait", "--for=condition=Ready", `pod/${service}`, `--timeout=${followedMs}ms`], {
+    timeoutMs: followedMs + 5_000,
+  });
   if (owner === sites.a) await served(owner, redisNodePort);
   const pod = JSON.parse((await owner.cluster.kubectl(["get", "pod", service, "--output=json"])).stdout) as Pod;
   const restarts = pod.status?.containerStatuses?.map(({ restartCount }) => restartCount);

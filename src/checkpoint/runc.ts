@@ -82,21 +82,35 @@ const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.con
  * @throws UmsError CRIU_REMAINS
  */
 export async function dumpEnded(workDirectory: string): Promise<void> {
-  await workEnded(settingsIn(workDirectory), { patienceMs: dumpPatienceMs });
+  await ended(() => workingOn(settingsIn(workDirectory)), { patienceMs: dumpPatienceMs });
 }
 
 /** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
 const dumpPatienceMs = 20_000;
 
-/**
- * The same for whatever was started with this file of settings: a CRIU whose runc was killed is an orphan, but keeps its
- * environment. @returns whether there was any
- */
-export async function workEnded(settings: string, { patienceMs }: { patienceMs: number }): Promise<boolean> {
+/** Whatever was started with this file of settings: a CRIU whose runc was killed is an orphan, but keeps its environment. */
+async function workingOn(settings: string, name = /^/): Promise<number[]> {
   const mark = `CRIU_CONFIG_FILE=${settings}\0`;
-  const isWorking = async (pid: number) => (await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")).includes(mark);
-  return await ended(() => processesWhere(isWorking), { patienceMs });
+  return await processesWhere(
+    async (pid) =>
+      (await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")).includes(mark) &&
+      name.test(await readFile(`/proc/${pid}/comm`, "latin1").catch(() => "")),
+  );
 }
+
+/**
+ * Breaks off a restore that is at work with this file of settings: CRIU first, and what it has made, so that runc, which
+ * waits for as long as anything of its CRIU lives, ends by itself and removes the container's cgroups.
+ * @throws UmsError CRIU_REMAINS
+ */
+export async function breakOffRestore(settings: string, containerId: string): Promise<void> {
+  if ((await workingOn(settings)).length === 0) return;
+  await ended(() => workingOn(settings, /^criu/), { patienceMs: 0 });
+  await killRestored(containerId);
+  await ended(() => workingOn(settings), { patienceMs: runcPatienceMs });
+}
+
+const runcPatienceMs = 3_000;
 
 /** Kills what a restore that was broken off has left in a container's cgroups, and resolves when it has ended. @throws UmsError CRIU_REMAINS */
 export async function killRestored(containerId: string): Promise<void> {
@@ -106,10 +120,10 @@ export async function killRestored(containerId: string): Promise<void> {
   await ended(() => processesWhere(isIn), { patienceMs: 0 });
 }
 
-async function ended(find: () => Promise<number[]>, { patienceMs }: { patienceMs: number }): Promise<boolean> {
-  for (let startedAt = Date.now(), found = false; ; await sleep(20), found = true) {
+async function ended(find: () => Promise<number[]>, { patienceMs }: { patienceMs: number }): Promise<void> {
+  for (const startedAt = Date.now(); ; await sleep(20)) {
     const pids = await find();
-    if (pids.length === 0) return found;
+    if (pids.length === 0) return;
     const overdueMs = Date.now() - startedAt - patienceMs;
     if (overdueMs > killedMs) throw new UmsError("CRIU_REMAINS", `CRIU, or what it works on (process ${pids.join(", ")}), does not end.`);
     if (overdueMs >= 0) for (const pid of pids) kill(pid);

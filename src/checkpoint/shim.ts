@@ -1,11 +1,11 @@
 /** Our side of the OCI-runtime shim's contract (`ums-runc` beside this file): one directory for each prepared restore. */
 import { constants } from "node:fs";
-import { access, mkdir, open, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import { access, mkdir, open, readdir, readFile, readlink, rm, rmdir, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
-import { killRestored, workEnded, writeCriuSettings } from "./runc.ts";
+import { breakOffRestore, killRestored, writeCriuSettings } from "./runc.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";
@@ -94,9 +94,10 @@ export const restoreLog = (name: string) => path.join(directoryOf(name), "work",
  */
 export async function breakOff(name: string): Promise<void> {
   for (const id of [name, ...(await linksTo(name))]) {
-    const worked = await workEnded(path.join(directoryOf(id), "criu.conf"), { patienceMs: 0 });
+    await breakOffRestore(path.join(directoryOf(id), "criu.conf"), id);
+    await removeMountRoots(restoreLog(id));
     const roots = (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`));
-    if (worked || roots.length > 0) await killRestored(id);
+    if (roots.length > 0) await killRestored(id);
     for (const root of roots) {
       await unmount(root);
       // runc knows nothing of a container whose restore has not ended.
@@ -105,11 +106,18 @@ export async function breakOff(name: string): Promise<void> {
   }
 }
 
+/** A CRIU that was killed leaves the empty directory, in its node's own /tmp, below which it has mounted what the container sees. */
+async function removeMountRoots(log: string): Promise<void> {
+  const text = await readFile(log, "utf8").catch(() => "");
+  for (const root of new Set(text.match(/\/tmp\/\.criu\.mntns\.\w{6}\b/g))) await rmdir(`/proc/1/root${root}`).catch(() => undefined); // CRIU's own end removes it, too
+}
+
 export async function forgetRestore(name: string): Promise<void> {
   const directory = directoryOf(name);
   const links = await linksTo(name);
   // A killed restore leaves cgroup hierarchies mounted in its work path; removing through them would walk into live cgroups.
-  const mounts = (await mountPoints()).filter((point) => point.startsWith(`${directory}/`));
+  // In a container of its own this process sees them twice: also in its own root, as the node's /run/containerd has it.
+  const mounts = (await mountPoints()).filter((point) => point.includes(`${directory}/`));
   for (const mount of mounts.toReversed()) await unmount(mount);
   await rm(directory, { recursive: true, force: true });
   for (const link of links) await rm(directoryOf(link), { force: true });

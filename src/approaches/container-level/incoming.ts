@@ -219,10 +219,10 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   async function destroyCopy(id: string, containerId: string | undefined): Promise<void> {
     if (containerId !== undefined) {
-      // Podman holds the container's lock for as long as the shim waits.
+      // Podman holds the container's lock for as long as the shim waits, or its restore, which may hang without its CRIU.
       await letGo(containerId, "give-up");
+      await breakOff(containerId);
       const container = await engine.find(containerId);
-      await breakOff(container?.id ?? containerId);
       if (container) {
         await parts.marks.set(container.id); // its restart policy must not bring it back while it is removed
         await engine.remove(container.id);
