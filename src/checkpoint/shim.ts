@@ -1,6 +1,6 @@
 /** Our side of the OCI-runtime shim's contract (`ums-runc` beside this file): one directory for each prepared restore. */
 import { constants } from "node:fs";
-import { access, mkdir, open, readdir, readFile, readlink, rm, rmdir, symlink, writeFile } from "node:fs/promises";
+import { access, mkdir, open, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
@@ -88,17 +88,16 @@ export const restoreLog = (name: string) => path.join(directoryOf(name), "work",
 
 /**
  * Breaks off what still works on this restore, and removes what runc can't: a CRIU whose runc was killed goes on for a
- * while, in a place that the engine could not remove beneath it. Must come before the engine removes the container. One
- * that has been restored is not touched.
+ * while, in a place that the engine could not remove beneath it; tasks whose CRIU was killed may go on as the service, and
+ * the engine knows nothing of them. Must come before the engine removes the container. One that has been restored is not touched.
  * @throws UmsError CRIU_REMAINS
  */
 export async function breakOff(name: string): Promise<void> {
   for (const id of [name, ...(await linksTo(name))]) {
     await breakOffRestore(path.join(directoryOf(id), "criu.conf"), id);
+    if (!(await exists(path.join(directoryOf(id), "started")))) await killRestored(id);
     await removeMountRoots(restoreLog(id));
-    const roots = (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`));
-    if (roots.length > 0) await killRestored(id);
-    for (const root of roots) {
+    for (const root of (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`))) {
       await unmount(root);
       // runc knows nothing of a container whose restore has not ended.
       await rm(path.dirname(root), { recursive: true, force: true });
@@ -106,10 +105,13 @@ export async function breakOff(name: string): Promise<void> {
   }
 }
 
-/** A CRIU that was killed leaves the empty directory, in its node's own /tmp, below which it has mounted what the container sees. */
+/** A CRIU that was killed leaves the directory, in its node's own /tmp, below which it mounts what the container will see. */
 async function removeMountRoots(log: string): Promise<void> {
   const text = await readFile(log, "utf8").catch(() => "");
-  for (const root of new Set(text.match(/\/tmp\/\.criu\.mntns\.\w{6}\b/g))) await rmdir(`/proc/1/root${root}`).catch(() => undefined); // CRIU's own end removes it, too
+  const remove = 'umount --lazy "$0" 2>/dev/null; exec rmdir "$0"';
+  for (const root of new Set(text.match(/\/tmp\/\.criu\.mntns\.\w{6}\b/g)))
+    // CRIU's own end removes it, too.
+    await execa("nsenter", ["--mount=/proc/1/ns/mnt", "sh", "-c", remove, root], { reject: false, timeout: 10_000 });
 }
 
 export async function forgetRestore(name: string): Promise<void> {

@@ -171,7 +171,8 @@ export function createCarrier(parts: CarrierParts): Carrier {
       // A snapshot has no clients.
       return snapshot || heldMs === undefined ? times : { ...times, heldMs };
     };
-    const wanted = async () => turn.annotations()[breakpointAnnotation] ?? "";
+    // One that leads no more hears nothing of its objects: it goes on, to be refused, and stands for leader again.
+    const wanted = async () => (signal.aborted ? "" : (turn.annotations()[breakpointAnnotation] ?? ""));
     const reached = (step: string, moment: string) => {
       log.info({ migration: id, step, moment }, "at the breakpoint");
       record.report({ waiting: `at the breakpoint ${step} ${moment}` });
