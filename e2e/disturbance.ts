@@ -3,7 +3,7 @@
  * writes to it at A's address all the time, a migration to B that stops before or after one of its steps, a victim,
  * and everything that was killed started again. Then it must come right by itself.
  */
-import { readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -286,9 +286,9 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
     case "CRIU":
       return await killDuring({ a, b, id, step, moment, name: /criu\.bin / });
     case "CRIU at its dump":
-      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, when: () => isThawedByCriu(a.host) });
+      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, isTime: () => isThawedByCriu(a.host) });
     case "CRIU at its restore":
-      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, when: () => isRestoring(b.host) });
+      return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, isTime: () => isRestoring(b.host) });
     case "runc":
       return await killDuring({ a, b, id, step, moment, name: /^(\S*\/)?runc / });
   }
@@ -319,7 +319,7 @@ async function killDuring({
   step,
   moment,
   name,
-  when = () => true,
+  isTime = () => true,
 }: {
   a: TestSite;
   b: TestSite;
@@ -327,7 +327,7 @@ async function killDuring({
   step: Step;
   moment: Moment;
   name: RegExp;
-  when?: () => boolean;
+  isTime?: () => boolean;
 }): Promise<boolean> {
   const during = moment === "before" ? step : steps[steps.indexOf(step) + 1];
   if (during === undefined) clearBreakpoint(a.host);
@@ -340,14 +340,7 @@ async function killDuring({
   end.catch(() => undefined); // waited for below
   let killed = false;
   while (!progress.passed && !killed) {
-    for (const { pid } of when() ? processesNamed([a.host, b.host], name) : []) {
-      try {
-        process.kill(pid, "SIGKILL");
-        killed = true;
-      } catch {
-        // it ended meanwhile
-      }
-    }
+    killed = killNamed([a.host, b.host], name, isTime);
     await sleep(1);
   }
   if (killed) clearBreakpoint(a.host);
@@ -357,6 +350,23 @@ async function killDuring({
 }
 
 const never = () => new Promise<never>(() => undefined);
+
+/** Kills the processes of that name, each once it is time. @returns whether there was any to kill */
+export function killNamed(hosts: readonly Pick<Host, "initPid">[], name: RegExp, isTime: () => boolean): boolean {
+  const killed = processesNamed(hosts, name).map(({ pid }) => {
+    // Without a pause: it may be time for a few milliseconds alone.
+    for (const until = Date.now() + atWorkMs; !isTime();) if (Date.now() > until || !existsSync(`/proc/${pid}`)) return false;
+    try {
+      return process.kill(pid, "SIGKILL");
+    } catch {
+      return false; // it ended meanwhile
+    }
+  });
+  return killed.includes(true);
+}
+
+/** Within which CRIU has come to what it is to be killed at. */
+const atWorkMs = 500;
 
 export function processesNamed(hosts: readonly Pick<Host, "initPid">[], name: RegExp): { pid: number }[] {
   const namespaces = new Set(hosts.map((host) => readLink(`/proc/${host.initPid()}/ns/pid`)));

@@ -14,7 +14,7 @@ import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./clu
 import { type ClusterSite, type ClusterSites, createClusterSites, followedMs, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
-import { expectNothingLost, isRestoring, type Moment, moments, processesNamed, type Step, steps, type Tried } from "./disturbance.ts";
+import { expectNothingLost, isRestoring, killNamed, type Moment, moments, type Step, steps, type Tried } from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
@@ -267,14 +267,7 @@ async function killDuring(sites: ClusterSites, name: string, which: ClusterCase)
   ]).then(() => (progress.passed = true));
   let killed = false;
   while (!progress.passed && !killed) {
-    for (const { pid } of isTime() ? processesNamed(nodesOf(sites), pattern) : []) {
-      try {
-        process.kill(pid, "SIGKILL");
-        killed = true;
-      } catch {
-        // it ended meanwhile
-      }
-    }
+    killed = killNamed(nodesOf(sites), pattern, isTime);
     await sleep(1);
   }
   await goingOn;

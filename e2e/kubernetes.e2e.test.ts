@@ -718,3 +718,10 @@ describe("a Migration object", () => {
     await forget("decided");
   });
 });
+
+test("a node that was not there when a Migration was deleted leads nobody any more once it is back", async () => {
+  const [node] = a.cluster.nodes;
+  await node.exec(["nft", "add", "table", "ip", "ums_forward_249"]);
+  await kubectl(a, "delete", "pods", "--selector=app=ssu-interface", "--wait=false");
+  await expect.poll(async () => (await node.exec(["nft", "list", "tables"])).stdout, { timeout: 90_000 }).not.toContain("ums_forward_249");
+});

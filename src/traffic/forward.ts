@@ -11,7 +11,7 @@
  */
 import { lookup } from "node:dns/promises";
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readdir, writeFile } from "node:fs/promises";
 import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
 import { UmsError } from "../errors.ts";
@@ -122,6 +122,14 @@ export async function installForwarding({ slot, ports, to, from }: Forwarding): 
 export async function removeForwarding(slot: number): Promise<void> {
   await nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\n`);
   await removeWaitingPlace(slot);
+}
+
+/** Ends all forwardings of this host but these: for those whose end it has not heard of. */
+export async function keepForwardings(slots: readonly number[]): Promise<void> {
+  const { stdout } = await execa("nft", ["--terse", "list", "tables"], { stdin: "ignore", timeout: timeoutMs });
+  const names = [...stdout.split("\n"), ...(await readdir("/sys/class/net"))];
+  const found = names.flatMap((name) => /^(?:table ip ums_forward_|umshold)(\d+)$/.exec(name)?.[1] ?? []);
+  for (const slot of new Set(found.map(Number))) if (!slots.includes(slot)) await removeForwarding(slot);
 }
 
 /** Ends the forwarding as if it had never been: who waits to be let through comes back to this host by itself. */

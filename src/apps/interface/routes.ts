@@ -16,6 +16,7 @@ import {
   installForwarding,
   letThrough,
   makeWaitingPlace,
+  keepForwardings,
   removeForwarding,
   removeWaitingPlace,
   wayTo,
@@ -130,6 +131,11 @@ export function registerNodeRoutes(
       return {};
     });
   }
+  const Slots = Type.Object({ slots: Type.Array(NodeForwarding.properties.slot, { maxItems: 1_000 }) }, closed);
+  app.post<{ Body: { slots: number[] } }>("/node/forwardings/keep", { schema: { body: Slots } }, async (request) => {
+    await keepForwardings(request.body.slots);
+    return {};
+  });
 }
 
 /** The same forwarding, as this node would lead it. */

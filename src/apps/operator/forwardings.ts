@@ -40,6 +40,8 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
   const taken = new Map<string, number>();
   /** By Migration: the nodes that have its forwarding. */
   const installed = new Map<string, WeakSet<NodeClient>>();
+  /** Nodes that have no forwarding whose Migration is gone: from here on they are told. */
+  const swept = new WeakSet<NodeClient>();
 
   async function forget(object: MigrationObject): Promise<void> {
     const { namespace = "default", name = "", uid = "", finalizers = [] } = object.metadata;
@@ -51,6 +53,14 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
       await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
     taken.delete(uid);
     installed.delete(uid);
+  }
+
+  /** A node that was down, or not known yet, has not heard of the end of every forwarding. */
+  async function sweep(node: NodeClient): Promise<void> {
+    const { items } = await cluster.list(migrations, { namespace: undefined, signal });
+    const told = items.flatMap((object) => sourceOf(object)?.forwarding?.slot ?? []);
+    await node.keepForwardings([...told, ...taken.values()]);
+    swept.add(node);
   }
 
   /** A node that came later, or was rebooted, leads nobody yet. */
@@ -112,6 +122,11 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     },
     forget: (object) => inTurn(() => forget(object)),
     async tend() {
+      for (const node of interfaces.all().filter((each) => !swept.has(each))) {
+        await inTurn(() => sweep(node)).catch((cause: unknown) => {
+          if (!signal.aborted) log.warn({ node: node.node, cause }, "a node's forwardings could not be looked through");
+        });
+      }
       for (const { metadata } of known()) {
         await inTurn(() => tendTo(metadata.uid)).catch((cause: unknown) => {
           if (!signal.aborted) log.warn({ migration: metadata.name, cause }, "a forwarding could not be tended to");

@@ -12,7 +12,10 @@ import { formatTerm, type Term, termHeader } from "./term.ts";
 export type Interfaces = Readonly<{
   /** Also of a node whose object is gone: nothing of such a node runs any more. @throws UmsError INTERFACE_MISSING */
   node(name: string): Promise<NodeClient>;
-  /** Without those of nodes that are down, which keep their pods. One that is only being started again is waited for. */
+  /**
+   * Without those of nodes that are down, which keep their pods. One that is only being started again is waited for. A node
+   * that was down and has come back has another client than before.
+   */
   all(): NodeClient[];
   close(): void;
 }>;
@@ -68,6 +71,8 @@ export async function followInterfaces({
     const life = `${metadata?.uid} ${status.containerStatuses?.map(({ restartCount }) => restartCount).join(" ")}`;
     const known = clients.get(node);
     if (known?.life === life) {
+      // Nobody has told it anything meanwhile.
+      if (known.isOnDeadNode && !isOnDeadNode) known.client = { ...known.client };
       known.isOnDeadNode = isOnDeadNode;
       return;
     }
@@ -148,6 +153,7 @@ function createGoneNode(node: string, missing: UmsError): NodeClient {
     destroy: async () => undefined,
     expectLed: refuse,
     forwarding: async () => undefined,
+    keepForwardings: async () => undefined,
     takeSnapshot: refuse,
     rescueSnapshot: async () => ({ saved: false }),
     removeSnapshot: async () => undefined,
@@ -174,6 +180,7 @@ function createNodeClient(node: string, address: string, { request }: Pick<PeerC
     destroy: async (id, { uid, containers }) => void (await post(`/arriving/${id}/destroy`, { uid, containers }, { timeoutMs: longMs })),
     expectLed: async (ports) => void (await post("/led", { ports })),
     forwarding: async (action, forwarding) => void (await post(`/forwarding/${action}`, forwarding)),
+    keepForwardings: async (slots) => void (await post("/forwardings/keep", { slots })),
     takeSnapshot: (id, wanted, options) => post(`/snapshots/${id}/take`, wanted, options),
     rescueSnapshot: (id, wanted, options) => post(`/snapshots/${id}/rescue`, wanted, options),
     removeSnapshot: async (which) => void (await post("/snapshots/remove", which, { timeoutMs: longMs })),

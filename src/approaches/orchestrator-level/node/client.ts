@@ -27,6 +27,8 @@ export type NodeClient = Readonly<{
   /** Resolves when connections to these ports of the node are led to a pod: kube-proxy takes a moment to follow. */
   expectLed(ports: readonly number[]): Promise<void>;
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
+  /** Ends all forwardings of the node but those in these slots. */
+  keepForwardings(slots: readonly number[]): Promise<void>;
   /** Writes a snapshot of a pod, which goes on running. */
   takeSnapshot(id: string, request: TakeSnapshot, options: { signal: AbortSignal; timeoutMs: number }): Promise<Taken>;
   /** Makes a snapshot of what a migration has dumped of a pod that won't go on. */
