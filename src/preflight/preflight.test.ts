@@ -160,7 +160,8 @@ describe("processes", () => {
   });
 
   test("that have ended and that nobody has waited for hold nothing", async () => {
-    const parent = spawn("sh", ["-c", "sleep 0 & exec sleep 60"], { stdio: "ignore" });
+    // In a network of its own: sockets are looked up by network, and other tests have some open.
+    const parent = spawn("unshare", ["--net", "sh", "-c", "sleep 0 & exec sleep 60"], { stdio: "ignore" });
     try {
       const init = parent.pid ?? 0;
       const children = async () => (await readFile(`/proc/${init}/task/${init}/children`, "utf8")).trim();
