@@ -13,8 +13,8 @@ import { type LoadClient, startClient } from "./client.ts";
 import { type Host, type Inventory, inventoryChanges } from "./hosts.ts";
 import type { RunningProcess } from "./place.ts";
 import { imageReference, runOnce } from "./images.ts";
-import { redisPort, startRedis } from "./redis.ts";
 import { readLines } from "./listing.ts";
+import { redisPort, startRedis } from "./redis.ts";
 import { createSites, type Sites, type SitesOptions, type TestSite } from "./sites.ts";
 
 export const steps = [

@@ -14,9 +14,9 @@ import type { PeerApp } from "../../server/peer-server.ts";
 import {
   type Forwarding,
   installForwarding,
+  keepForwardings,
   letThrough,
   makeWaitingPlace,
-  keepForwardings,
   removeForwarding,
   removeWaitingPlace,
   wayTo,
