@@ -88,6 +88,10 @@ export async function dumpEnded(workDirectory: string): Promise<void> {
 /** How long an undo waits for a dump that nobody wants any more: usually less than a second. */
 const dumpPatienceMs = 20_000;
 
+/** Names by which the system knows a process: CRIU's is that of what has loaded it. */
+const isRunc = /^runc/;
+const isCriu = /^(?!runc)/;
+
 /** Whatever was started with this file of settings: a CRIU whose runc was killed is an orphan, but keeps its environment. */
 async function workingOn(settings: string, name = /^/): Promise<number[]> {
   const mark = `CRIU_CONFIG_FILE=${settings}\0`;
@@ -99,13 +103,27 @@ async function workingOn(settings: string, name = /^/): Promise<number[]> {
 }
 
 /**
+ * Whether a restore with this file of settings has lost its CRIU (killed by somebody, or for its memory) while its runc waits
+ * on: it does for as long as anything lives that CRIU has made and that holds their socket open.
+ */
+export async function hasLostCriu(settings: string): Promise<boolean> {
+  const waiting = await workingOn(settings, isRunc);
+  if (waiting.length === 0) return false;
+  const lost = await processesWhere(async (pid) => {
+    const [, parent] = /\) Z (\d+) /.exec(await readFile(`/proc/${pid}/stat`, "latin1").catch(() => "")) ?? [];
+    return waiting.includes(Number(parent));
+  });
+  return lost.length > 0;
+}
+
+/**
  * Breaks off a restore that is at work with this file of settings: CRIU first, and what it has made, so that runc, which
  * waits for as long as anything of its CRIU lives, ends by itself and removes the container's cgroups.
  * @throws UmsError CRIU_REMAINS
  */
 export async function breakOffRestore(settings: string, containerId: string): Promise<void> {
   if ((await workingOn(settings)).length === 0) return;
-  await ended(() => workingOn(settings, /^criu/), { patienceMs: 0 });
+  await ended(() => workingOn(settings, isCriu), { patienceMs: 0 });
   await killRestored(containerId);
   await ended(() => workingOn(settings), { patienceMs: runcPatienceMs });
 }

@@ -5,12 +5,13 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
-import { breakOffRestore, killRestored, writeCriuSettings } from "./runc.ts";
+import { breakOffRestore, hasLostCriu, killRestored, writeCriuSettings } from "./runc.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";
 
 const directoryOf = (name: string) => path.join(restoreRoot, name);
+const settingsOf = (name: string) => path.join(directoryOf(name), "criu.conf");
 const exists = (file: string) =>
   access(file).then(
     () => true,
@@ -37,7 +38,7 @@ export async function prepareRestore({
   await symlink(imageDirectory, path.join(directory, "image"));
   if (podUid !== undefined) await writeFile(path.join(directory, "pod"), podUid);
   // Last: a shim that looks for its restore takes it as whole from here on.
-  await writeCriuSettings(path.join(directory, "criu.conf"));
+  await writeCriuSettings(settingsOf(name));
 }
 
 /** Resolves with the bundle's path when the shim waits inside `create`. */
@@ -81,6 +82,29 @@ export async function restoreOutcome(
   throw new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`);
 }
 
+/** The end of a restore, or an error soon after its CRIU has ended without it. @throws UmsError RESTORE_FAILED */
+export async function unlessCriuIsLost<End>(name: string, restore: Promise<End>): Promise<End> {
+  const ended = new AbortController();
+  try {
+    return await Promise.race([restore, lossOfCriu(name, ended.signal)]);
+  } finally {
+    ended.abort();
+  }
+}
+
+async function lossOfCriu(name: string, signal: AbortSignal): Promise<never> {
+  // Twice in a row: a runc that is about to end has not yet collected its CRIU.
+  for (let sightings = 0; sightings < 2;) {
+    await sleep(lookMs, undefined, { signal });
+    const lost = await Promise.all([name, ...(await linksTo(name))].map((id) => hasLostCriu(settingsOf(id))));
+    sightings = lost.some(Boolean) ? sightings + 1 : 0;
+  }
+  throw new UmsError("RESTORE_FAILED", "CRIU was killed while it restored the service.");
+}
+
+/** Longer than most restores take: a look reads every process's environment. */
+const lookMs = 1_500;
+
 /** Whether the engine has begun to end a container that was restored, which may still run then. */
 export const isDoomed = (name: string) => exists(path.join(directoryOf(name), "doomed"));
 
@@ -94,7 +118,7 @@ export const restoreLog = (name: string) => path.join(directoryOf(name), "work",
  */
 export async function breakOff(name: string): Promise<void> {
   for (const id of [name, ...(await linksTo(name))]) {
-    await breakOffRestore(path.join(directoryOf(id), "criu.conf"), id);
+    await breakOffRestore(settingsOf(id), id);
     if (!(await exists(path.join(directoryOf(id), "started")))) await killRestored(id);
     await removeMountRoots(restoreLog(id));
     for (const root of (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`))) {

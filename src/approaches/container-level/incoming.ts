@@ -10,7 +10,7 @@ import { Value } from "typebox/value";
 import { forgetCachedFiles, prepareBundle } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
-import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, waitForShim } from "../../checkpoint/shim.ts";
+import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, unlessCriuIsLost, waitForShim } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
 import { type ContainerSpec, differences, lacking } from "../../container-engines/spec.ts";
@@ -196,7 +196,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (reservation.staleRoot) await forgetCachedFiles(reservation.staleRoot);
     if (!(await letGo(containerId, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
     try {
-      await within(parts.restoreTimeoutMs, reservation.started);
+      await within(parts.restoreTimeoutMs, unlessCriuIsLost(containerId, reservation.started));
     } catch (cause) {
       const reason = (await criuError(restoreLog(containerId))) ?? (cause instanceof Error ? cause.message : String(cause));
       throw new UmsError("RESTORE_FAILED", `The service could not be restored: ${reason}`, { cause });

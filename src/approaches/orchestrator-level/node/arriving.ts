@@ -21,6 +21,7 @@ import {
   prepareRestore,
   restoreLog,
   restoreOutcome,
+  unlessCriuIsLost,
   waitForShim,
 } from "../../../checkpoint/shim.ts";
 import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
@@ -164,7 +165,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
     if (await moveInto(stagedAt(id, `changes:${container}`), changes)) await forgetCachedFiles(rootfs);
     await appendLog(arrival, container);
     if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
-    const end = await restoreOutcome(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
+    const restore = restoreOutcome(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
+    const end = await unlessCriuIsLost(name, restore);
     if (end === "started") return;
     const reason = (await criuError(restoreLog(name))) ?? "runc failed";
     throw new UmsError("RESTORE_FAILED", `Container ${container} could not be restored: ${reason}`);
