@@ -104,8 +104,14 @@ export async function served({ cluster: { nodes } }: Pick<ClusterSite, "cluster"
   await Promise.all(nodes.map((node) => node.exec(["bash", "-c", connect(node.address)], { timeoutMs: followedMs })));
 }
 
-export async function moved(from: Pick<ClusterSite, "json">, to: Readonly<{ name: string }>, pod: string): Promise<Migration> {
-  const migration = await from.json<Migration>(["migrate", pod, "--to", to.name], { timeoutMs: 400_000 });
+/** @param options more of `ums migrate` */
+export async function moved(
+  from: Pick<ClusterSite, "json">,
+  to: Readonly<{ name: string }>,
+  pod: string,
+  options: readonly string[] = [],
+): Promise<Migration> {
+  const migration = await from.json<Migration>(["migrate", pod, "--to", to.name, ...options], { timeoutMs: 400_000 });
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
   return migration;
 }

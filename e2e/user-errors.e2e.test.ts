@@ -35,6 +35,7 @@ test.each([
   ["a name that leaves its directory", () => request("../redis"), 400],
   ["a name that looks like an option", () => request("--all"), 400],
   ["bind mounts of the wrong type", () => request("redis", { bindMounts: "/etc" }), 400],
+  ["a namespace, which a host has not", () => request("redis", { namespace: "default" }), 400],
   ["a body of 10 MB", () => request("x".repeat(10_000_000)), 413],
   ["a service that isn't there", () => request("nobody"), 404],
   ["a site that isn't paired", () => JSON.stringify({ name: "redis", to: "nowhere" }), 404],

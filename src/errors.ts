@@ -4,6 +4,11 @@
  */
 export const errorTable = {
   BAD_REQUEST: { http: 400, cause: "The request is not of the documented form.", cure: "See the OpenAPI document at /openapi.json." },
+  NO_NAMESPACES: {
+    http: 400,
+    cause: "A host's containers have no namespaces, as pods of a cluster have.",
+    cure: "Leave the namespace (--namespace) out.",
+  },
   NOT_AUTHORISED: { http: 401, cause: "The caller's certificate belongs to no paired site.", cure: "Pair the two sites with `ums pair`." },
   NOT_YOURS: { http: 403, cause: "The migration belongs to another site.", cure: "Ask the site that started it." },
   SERVICE_NOT_FOUND: { http: 404, cause: "No container has this name.", cure: "`ums list` shows the services of this site." },
@@ -308,8 +313,13 @@ export const errorTable = {
   },
   POD_OWNED: {
     http: 409,
-    cause: "A controller made the pod, and would make another when this one goes.",
+    cause: "A controller has the pod: it would make another when this one goes, or keeps this one from going.",
     cure: "Move a pod that nobody owns; whole Deployments and StatefulSets can't be moved yet.",
+  },
+  SERVICE_SHARED: {
+    http: 409,
+    cause: "A Service leads to other pods, too: its clients can't all follow the one that moves.",
+    cure: "Give the pod a label that the Service does not select and a Service of its own, or move it within its cluster.",
   },
   POD_CHANGED: {
     http: 409,
@@ -330,14 +340,18 @@ export const errorTable = {
   NODE_UNCHANGEABLE: {
     http: 409,
     cause: "The node's containerd can't be given the runtime that restores pods.",
-    cure: "Configure it by hand (docs/kubernetes.md), or use an approach that needs nothing on the node.",
+    cure: "The log of the node's ssu-interface says why. Take another node; this one can still give its pods away.",
   },
   RUNTIME_IN_USE: {
     http: 409,
     cause: "Pods that came by migration run on this node, and containerd needs UMS's runtime to stop them.",
     cure: "Move them elsewhere, or delete them, first: they are those with runtimeClassName ums.",
   },
-  INTERFACE_MISSING: { http: 502, cause: "UMS's interface doesn't run on the pod's node.", cure: "See the DaemonSet ssu-interface." },
+  INTERFACE_MISSING: {
+    http: 502,
+    cause: "UMS's interface doesn't run on the pod's node, or on one that would lead its clients.",
+    cure: "See the DaemonSet ssu-interface.",
+  },
   HOST_PATH: { http: 409, cause: "The pod uses a directory of its node, which does not move with it.", cure: "Use an emptyDir." },
   HOST_NAMESPACE: {
     http: 409,

@@ -4,6 +4,7 @@
 export const serviceNamePattern = "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$";
 export const siteNamePattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 export const podNamePattern = "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$";
+export const namespacePattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 export const migrationIdPattern = "^[a-z0-9]{8,32}$";
 /** `host:port`, where an IPv6 address stands in brackets. */
 export const addressPattern = "^([a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?|\\[[0-9a-fA-F:.]{2,45}\\]):[0-9]{1,5}$";

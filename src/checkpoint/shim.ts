@@ -51,6 +51,12 @@ export async function waitForShim(name: string, { timeoutMs, signal }: { timeout
   throw new UmsError("SHIM_SILENT", "The container engine did not call UMS's runtime.");
 }
 
+/** Notes the network namespace that is held until the restored container's clients may come. */
+export const noteHeldNetwork = (name: string, namespace: string) => writeFile(path.join(directoryOf(name), "network"), namespace);
+
+/** What {@link noteHeldNetwork} has noted, as long as the restore is not forgotten. */
+export const heldNetwork = (name: string) => readFile(path.join(directoryOf(name), "network"), "utf8").catch(() => undefined);
+
 /** Tells a waiting shim to restore or to give up. @returns whether one was waiting */
 export async function letGo(name: string, verdict: "restore" | "give-up"): Promise<boolean> {
   for (let attempt = 0; attempt < 20; attempt++) {

@@ -14,6 +14,7 @@ import { asChecks } from "../translation/refusals.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
 import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
+import { withoutSecrets } from "./pod-need.ts";
 import type { CommitAnswer, PodNeed } from "./protocol.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
@@ -124,16 +125,16 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     const taken = await cluster.get(pods, name, { namespace, signal });
     const pod = destinationPod(need.pod, { migration: "000000000000", images: need.containers, node: need.node });
     const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
-      () => undefined,
+      (admitted) => added(pod, admitted),
       (cause: unknown) => {
-        if (cause instanceof ClusterError && cause.status !== undefined) return cause;
+        if (cause instanceof ClusterError && cause.status !== undefined && cause.code !== "API_SERVER_UNREACHABLE") return cause.message;
         throw cause;
       },
     );
     return [
       verdict("name", "NAME_TAKEN", taken ? [`Pod ${name} exists already in namespace ${namespace}.`] : []),
       // Quota, admission policies, a missing namespace, service account or priority class: the API server's own words.
-      verdict("the API server takes the pod", "POD_REFUSED", taken || !refused ? [] : [refused.message]),
+      verdict("the API server takes the pod", "POD_REFUSED", taken || refused === undefined ? [] : [refused]),
       ...(await checkNodes(need, signal)),
     ];
   }
@@ -289,7 +290,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       }
       const { need, checks } = await understand(asked, AbortSignal.timeout(60_000));
       expectOk(checks);
-      await records.create({ id, peer, need });
+      await records.create({ id, peer, need: withoutSecrets(need) });
       return {};
     },
 
@@ -411,6 +412,13 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     }
     return await new Promise<never>(() => undefined);
   }
+}
+
+/** What this cluster's admission puts into a pod beside its containers: nothing could restore that. */
+function added({ spec: asked }: Pod, { spec: admitted }: Pod): string | undefined {
+  const names = (spec: Pod["spec"]) => [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])].map(({ name }) => name);
+  const extra = names(admitted).filter((name) => !names(asked).includes(name));
+  return extra.length === 0 ? undefined : `This cluster's admission adds the container ${extra.join(", ")} to the pod.`;
 }
 
 /** As it is a moment later. */

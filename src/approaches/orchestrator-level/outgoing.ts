@@ -11,9 +11,10 @@ import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
-import { podNeed } from "./pod-need.ts";
-import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts } from "./pod.ts";
+import { podNeed, withoutSecrets } from "./pod-need.ts";
+import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import { allSettled } from "./settled.ts";
 import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */
@@ -93,10 +94,12 @@ export async function examinePod(
     peer,
     namespace,
     node,
+    nodes,
     limits,
     wanted = {},
     isOwnSite = false,
-  }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "limits"> & Partial<Pick<OutgoingPodParts, "wanted" | "isOwnSite">>,
+  }: Pick<OutgoingPodParts, "cluster" | "peer" | "namespace" | "node" | "nodes" | "limits"> &
+    Partial<Pick<OutgoingPodParts, "wanted" | "isOwnSite">>,
   name: string,
   signal: AbortSignal,
 ): Promise<{ facts?: PodFacts; refusals: Examined["refusals"] }> {
@@ -108,18 +111,22 @@ export async function examinePod(
   const nodeName = pod.spec?.nodeName ?? "";
   if (isOwnSite && (wanted.node === undefined || wanted.node === nodeName || (wanted.name ?? name) === name))
     throw new UmsError("BAD_REQUEST", "Within its cluster a pod needs another node (node) and another name (rename) to move.");
-  const [described, { items }] = await Promise.all([
+  const [described, { items }, { items: all }] = await Promise.all([
     node(nodeName).then((client) => client.describe(reference, signal)),
     cluster.list(services, { namespace, signal }),
+    cluster.list(pods, { namespace, signal }),
   ]);
+  // Within its cluster a pod's clients are led for a moment alone, until its Services find it again.
+  const shared = isOwnSite ? [] : sharedServices(pod, items, all);
   const ports = servicePorts(pod, items);
+  const mute = ports.length === 0 ? [] : await silentNodes(await nodes(), signal);
   const renamed = { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } };
   const need = podNeed(renamed, described, {
     ports: ports.map(({ port, nodePort, targetPort }) => ({ port: targetPort, published: nodePort ?? port })),
     node: wanted.node,
   });
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
-  const held = described.refusals.map(({ code, detail }) => ({ site: "source" as const, code, detail }));
+  const held = [...shared, ...mute, ...described.refusals].map(({ code, detail }) => ({ site: "source" as const, code, detail }));
   const { checks } = await peer.request<CheckAnswer>({
     method: "POST",
     path: "/peer/check",
@@ -131,6 +138,16 @@ export async function examinePod(
     .filter(({ ok }) => !ok)
     .map(({ code, detail, name: check }) => ({ site: "destination" as const, code: codeFrom(code), detail: detail ?? check }));
   return { facts, refusals: [...held, ...theirs] };
+}
+
+/** Nodes that run, but whose interface doesn't answer: nobody leads the clients that come to them. */
+async function silentNodes(nodes: readonly NodeClient[], signal: AbortSignal): Promise<{ code: ErrorCode; detail: string }[]> {
+  const answers = await Promise.allSettled(nodes.map((node) => node.greet(signal)));
+  return answers.flatMap(({ status }, at) =>
+    status === "rejected"
+      ? [{ code: "INTERFACE_MISSING" as const, detail: `The interface of node ${nodes[at]?.node} does not answer; it would lead clients.` }]
+      : [],
+  );
 }
 
 /** Whether Kubernetes itself deletes the pod, because its node has gone (concepts/workloads/pods/disruptions). */
@@ -159,7 +176,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   /** Every node leads the clients that come to it. */
   const onNodes = async (action: Parameters<NodeClient["forwarding"]>[0]) => {
     const { forwarding } = facts();
-    if (forwarding) await Promise.all((await parts.nodes()).map((node) => node.forwarding(action, forwarding)));
+    if (forwarding) await allSettled((await parts.nodes()).map((node) => node.forwarding(action, forwarding)));
   };
 
   /** Whoever deleted the pod wants it gone, not moved; and what was changed meanwhile its copy does not have. */
@@ -259,13 +276,17 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   }
 
   let heldAt = 0;
+  /** With what no object may tell. Whoever takes over after a crash undoes, and doesn't need it. */
+  let wholeNeed: PodNeed | undefined;
   const source: Source = {
     async admit(_plan, signal) {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]);
       const { facts: found, refusals } = await examinePod(parts, plan.service, limited);
       const [refused] = refusals;
       if (refused) throw new UmsError(refused.code, refused.detail);
-      if (found) await parts.facts.set(found);
+      if (!found) return;
+      wholeNeed = found.need;
+      await parts.facts.set({ ...found, need: withoutSecrets(found.need) });
     },
 
     preCopy: {
@@ -285,7 +306,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     async holdClients() {
       if (livenessBudgetMs(facts().need.pod) !== undefined) await parts.facts.set({ ...facts(), heldAt: new Date().toISOString() });
       heldAt = performance.now();
-      await Promise.all([onNode("hold"), onNodes("install")]);
+      await allSettled([onNode("hold"), onNodes("install")]);
     },
     async releaseClients() {
       await onNode("release");
@@ -321,7 +342,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     },
 
     async forwardClients() {
-      await Promise.all([onNodes("let-through"), onNode("reset")]);
+      await allSettled([onNodes("let-through"), onNode("reset")]);
     },
 
     remove: removePod,
@@ -335,8 +356,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
 
   const destination: Destination = {
     async reserve(_plan, signal) {
-      const { need } = facts();
-      await site.ask("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      await site.ask("PUT", "", { body: wholeNeed ?? facts().need, timeoutMs: limits.reserveMs, signal });
       const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },

@@ -22,3 +22,15 @@ export function podNeed(
     ...measures,
   };
 }
+
+/**
+ * As an object of the cluster may tell it: what a container was started with has its Secrets in it, and not everybody who may
+ * read Migrations may read those.
+ */
+export function withoutSecrets(need: PodNeed): PodNeed {
+  const containers = need.containers.map(({ launch, ...container }) => ({
+    ...container,
+    launch: { ...launch, args: launch.args.slice(0, 1), env: {} },
+  }));
+  return { ...need, containers };
+}

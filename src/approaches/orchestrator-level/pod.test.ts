@@ -9,6 +9,7 @@ import {
   pulledImages,
   restoreAnnotation,
   servicePorts,
+  sharedServices,
   startBudgetMs,
 } from "./pod.ts";
 
@@ -64,11 +65,22 @@ describe("podRefusals", () => {
       "a controller would make another",
       pod({ metadata: { ownerReferences: [{ apiVersion: "apps/v1", kind: "ReplicaSet", name: "shop", uid: "u-2" }] } }),
     ],
+    ["POD_OWNED", "something keeps it when it is deleted", pod({ metadata: { finalizers: ["example.com/keep"] } })],
     ["POD_OWNED", "it is static", pod({ metadata: { annotations: { "kubernetes.io/config.mirror": "x" } } })],
     [
       "ALREADY_MIGRATING",
       "it is still arriving",
       pod({ metadata: { annotations: { [restoreAnnotation]: "0123456789ab", "ums.dev/migration": "0123456789ab" } } }),
+    ],
+    [
+      "UNSUPPORTED_SETTING",
+      "nothing is started beside a sidecar that can't answer its startupProbe",
+      pod({ spec: { initContainers: [{ name: "proxy", image: "proxy:1", restartPolicy: "Always", startupProbe: {} }] } }),
+    ],
+    [
+      "SERVICE_NOT_RUNNING",
+      "a container is still starting",
+      pod({ spec: main({ startupProbe: {} }), status: { containerStatuses: [{ ...status("main"), started: false }] } }),
     ],
     ["HOST_NAMESPACE", "it has the node's network", pod({ spec: { hostNetwork: true } })],
     ["HOST_NAMESPACE", "it sees the node's processes", pod({ spec: { hostPID: true } })],
@@ -173,11 +185,31 @@ test("startBudgetMs counts the delay of a probe, and a startup probe before a li
   expect(startBudgetMs(probed({ livenessProbe: {} }, { livenessProbe: { periodSeconds: 1 } }))).toBe(3_000);
 });
 
-describe("servicePorts", () => {
-  const service = (spec: Service["spec"], labels?: Record<string, string>): Service => ({
-    metadata: { name: "shop", ...(labels ? { labels } : {}) },
-    spec: { clusterIP: "10.0.0.1", ...spec },
+const service = (spec: Service["spec"], labels?: Record<string, string>): Service => ({
+  metadata: { name: "shop", ...(labels ? { labels } : {}) },
+  spec: { clusterIP: "10.0.0.1", ...spec },
+});
+
+describe("sharedServices", () => {
+  const shop = pod();
+  const selector = { app: "shop" };
+  const other = pod({ metadata: { name: "shop-2", uid: "u-2" } });
+
+  test("tells of a Service that leads to other pods, too, as its clients can't be led away", () => {
+    expect(sharedServices(shop, [service({ selector })], [shop, other])).toEqual([
+      { code: "SERVICE_SHARED", detail: "Service shop leads to pod shop-2, too." },
+    ]);
   });
+
+  test("has nothing against a Service of its own, a headless one, one that UMS made for it, or pods that don't run", () => {
+    expect(sharedServices(shop, [service({ selector })], [shop])).toEqual([]);
+    expect(sharedServices(shop, [service({ selector, clusterIP: "None" })], [shop, other])).toEqual([]);
+    expect(sharedServices(shop, [service({}, { [podLabel]: "shop" })], [shop, other])).toEqual([]);
+    expect(sharedServices(shop, [service({ selector })], [shop, { ...other, status: { phase: "Succeeded" } }])).toEqual([]);
+  });
+});
+
+describe("servicePorts", () => {
   const shop = pod({ spec: { containers: [{ name: "main", image: "shop:1", ports: [{ name: "http", containerPort: 8080 }] }] } });
 
   test("has every way by which a Service leads to the pod: by number, by name, or by the port itself", () => {

@@ -32,6 +32,10 @@ export function podRefusals(pod: Pod): Refusal[] {
       code: "POD_OWNED" as const,
       detail: `${kind} ${name} owns the pod, and would make another in its place.`,
     })),
+    ...(metadata.finalizers ?? []).map((finalizer) => ({
+      code: "POD_OWNED" as const,
+      detail: `The finalizer ${finalizer} keeps the pod when it is deleted.`,
+    })),
     metadata.annotations?.["kubernetes.io/config.mirror"] !== undefined && {
       code: "POD_OWNED",
       detail: "It is a static pod: the kubelet would make it again.",
@@ -54,6 +58,19 @@ export function podRefusals(pod: Pod): Refusal[] {
         livenessProbe?.failureThreshold === 1 && {
           code: "LIVENESS" as const,
           detail: `The liveness probe of container ${name} gives up after a single failure.`,
+        },
+    ),
+    // The kubelet starts nothing beside a sidecar whose probe has not succeeded, and one that is held answers none.
+    ...sidecars(pod).map(
+      ({ name, startupProbe }) =>
+        startupProbe && { code: "UNSUPPORTED_SETTING" as const, detail: `The sidecar ${name} has a startupProbe.` },
+    ),
+    ...spec.containers.map(
+      ({ name, startupProbe }) =>
+        startupProbe &&
+        status.containerStatuses?.some((each) => each.name === name && each.started === false) && {
+          code: "SERVICE_NOT_RUNNING" as const,
+          detail: `Container ${name} is still starting: its startupProbe has not succeeded yet.`,
         },
     ),
     ...(status.containerStatuses ?? []).map(
@@ -90,10 +107,10 @@ function containerRefusals({ name, resources, tty, volumeDevices, lifecycle }: C
     .concat((volumeDevices ?? []).length > 0 ? [{ code: "CLAIM", detail: `Container ${name} has a block device.` }] : []);
 }
 
-/** The containers that run, in the order in which the kubelet starts them: sidecars come first. */
-function runningContainers({ spec }: Pod): Container[] {
-  return [...(spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always"), ...(spec?.containers ?? [])];
-}
+/** Init containers that go on running. */
+const sidecars = ({ spec }: Pod): Container[] => (spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always");
+/** The containers that run, in the order in which the kubelet starts them. */
+const runningContainers = (pod: Pod): Container[] => [...sidecars(pod), ...(pod.spec?.containers ?? [])];
 
 /** Kubernetes' own defaults, which the API server has filled in, as a rule. */
 const probeDefaults = { periodSeconds: 10, timeoutSeconds: 1, failureThreshold: 3 };
@@ -148,37 +165,51 @@ export function pulledImages(pod: Pod): { name: string; image?: string }[] {
 /** A Service's port that leads to a port of the pod. */
 export type ServicePort = Readonly<{ service: string; clusterIp?: string; port: number; nodePort?: number; targetPort: number }>;
 
+function selects({ metadata, spec }: Service, pod: Pod): boolean {
+  if (metadata?.labels?.[podLabel] !== undefined) return metadata.labels[podLabel] === pod.metadata?.name;
+  const selector = Object.entries(spec?.selector ?? {});
+  return selector.length > 0 && selector.every(([key, value]) => pod.metadata?.labels?.[key] === value);
+}
+
+/** Of the Services that lead to a pod, those by which it can't be led away: they lead to others of its namespace, too. */
+export function sharedServices(pod: Pod, services: readonly Service[], all: readonly Pod[]): Refusal[] {
+  const others = all.filter(({ metadata, status }) => metadata?.uid !== pod.metadata?.uid && status?.phase === "Running");
+  return services
+    .filter((service) => service.spec?.clusterIP !== "None" && selects(service, pod))
+    .flatMap((service) => {
+      const other = others.find((each) => selects(service, each));
+      const [shared, name] = [service.metadata?.name, other?.metadata?.name];
+      return other ? [{ code: "SERVICE_SHARED" as const, detail: `Service ${shared} leads to pod ${name}, too.` }] : [];
+    });
+}
+
 /** The TCP ports by which the Services of its namespace lead to the pod. */
 export function servicePorts(pod: Pod, services: readonly Service[]): ServicePort[] {
-  const labels = pod.metadata?.labels ?? {};
-  const selects = ({ metadata, spec }: Service) => {
-    if (metadata?.labels?.[podLabel] === pod.metadata?.name) return true;
-    const selector = Object.entries(spec?.selector ?? {});
-    return selector.length > 0 && selector.every(([key, value]) => labels[key] === value);
-  };
   const named = new Map(
     runningContainers(pod).flatMap(({ ports = [] }) =>
       ports.flatMap(({ name, containerPort }) => (name === undefined ? [] : [[name, containerPort] as const])),
     ),
   );
-  return services.filter(selects).flatMap(({ metadata, spec }) =>
-    (spec?.ports ?? []).flatMap(({ port, nodePort, targetPort, protocol = "TCP" }): ServicePort[] => {
-      // IntOrString on the wire: a number, a name, or nothing for the same as the port.
-      const target = targetPort;
-      const resolved = typeof target === "string" ? named.get(target) : (target ?? port);
-      const clusterIp = spec?.clusterIP === "None" ? undefined : spec?.clusterIP;
-      if (protocol !== "TCP" || resolved === undefined) return [];
-      return [
-        {
-          service: metadata?.name ?? "",
-          port,
-          targetPort: resolved,
-          ...(clusterIp === undefined ? {} : { clusterIp }),
-          ...(nodePort === undefined ? {} : { nodePort }),
-        },
-      ];
-    }),
-  );
+  return services
+    .filter((service) => selects(service, pod))
+    .flatMap(({ metadata, spec }) =>
+      (spec?.ports ?? []).flatMap(({ port, nodePort, targetPort, protocol = "TCP" }): ServicePort[] => {
+        // IntOrString on the wire: a number, a name, or nothing for the same as the port.
+        const target = targetPort;
+        const resolved = typeof target === "string" ? named.get(target) : (target ?? port);
+        const clusterIp = spec?.clusterIP === "None" ? undefined : spec?.clusterIP;
+        if (protocol !== "TCP" || resolved === undefined) return [];
+        return [
+          {
+            service: metadata?.name ?? "",
+            port,
+            targetPort: resolved,
+            ...(clusterIp === undefined ? {} : { clusterIp }),
+            ...(nodePort === undefined ? {} : { nodePort }),
+          },
+        ];
+      }),
+    );
 }
 
 /**
@@ -208,7 +239,7 @@ export function destinationPod(
     };
   };
   // Those that have run to their end don't run again.
-  const sidecars = (spec.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always").map(moved);
+  const initContainers = sidecars(pod).map(moved);
   const { initContainers: _all, nodeSelector = {}, ...withoutInit } = kept;
   const { [restoresLabel]: _ours, ...nodeLabels } = nodeSelector;
   return {
@@ -224,7 +255,7 @@ export function destinationPod(
       ...withoutInit,
       ...(node === undefined ? {} : { nodeName: node }),
       ...(Object.keys(nodeLabels).length > 0 ? { nodeSelector: nodeLabels } : {}),
-      ...(sidecars.length > 0 ? { initContainers: sidecars } : {}),
+      ...(initContainers.length > 0 ? { initContainers } : {}),
       containers: spec.containers.map(moved),
       runtimeClassName: runtimeClass,
     },

@@ -8,6 +8,7 @@ import { createDestinationSite } from "../destination.ts";
 import type { ArmAnswer, CheckAnswer, CreateAnswer, DataTarget } from "../protocol.ts";
 import type { OutgoingPodParts } from "./outgoing.ts";
 import type { CommitAnswer, PodNeed } from "./protocol.ts";
+import { withoutSecrets } from "./pod-need.ts";
 import { labelsOf, needOf, podOf } from "./snapshot.ts";
 
 /** Where a migration's snapshot is. */
@@ -50,6 +51,8 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
     return found;
   };
   const nothing = async () => undefined;
+  /** With what no object may tell. Whoever takes over after a crash undoes, and doesn't need it. */
+  let wholeNeed: PodNeed | undefined;
 
   const source: Source = {
     async admit(_plan, signal) {
@@ -69,7 +72,8 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
       });
       const refused = checks.find(({ ok }) => !ok);
       if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
-      await parts.facts.set({ takenBy: snapshot.takenBy, need });
+      wholeNeed = need;
+      await parts.facts.set({ takenBy: snapshot.takenBy, need: withoutSecrets(need) });
     },
 
     preCopy: {
@@ -100,7 +104,7 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
 
   const destination: Destination = {
     async reserve(_plan, signal) {
-      await site.ask("PUT", "", { body: facts().need, timeoutMs: limits.reserveMs, signal });
+      await site.ask("PUT", "", { body: wholeNeed ?? facts().need, timeoutMs: limits.reserveMs, signal });
       const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },

@@ -67,6 +67,7 @@ test("names are checked before anything is sent", async () => {
     ["migrate", "redis", "--to", "../x"],
     ["migrate", "redis", "--to", "beta", "--bind-mount", "srv"],
     ["plan", "$(id)", "--to", "beta"],
+    ["plan", "redis", "--to", "beta", "-n", "Shop"],
     ["cancel", "../m1"],
     ["watch", "x"],
     ["sites", "--remove", "A B"],
@@ -88,6 +89,18 @@ test("services, sites, migrations and forwards are shown as tables and as JSON",
   expect((await ums(site, "status", "m0000009")).exitCode).toBe(1);
   expect((await ums(site, "release")).stdout).toMatch(/m0000001 +redis +6379\/tcp +beta/);
   expect(await ums(site, "release", "m0000001", "--json")).toMatchObject({ exitCode: 0, stdout: '{"released":"m0000001"}' });
+});
+
+const pod = { name: "redis", migratable: true, status: "Running", image: "redis", ports: ["6379/tcp"] };
+const twoNamespaces = { services: async () => ["default", "shop"].map((namespace) => ({ ...pod, namespace })) };
+
+test("where there are namespaces, each pod is shown with its own", async () => {
+  const forwards = () => [{ migration: "m0000001", service: "redis", namespace: "shop", ports: ["6379/tcp"], to: "beta" }];
+  const site = await startPair(createFakeCoordinator({ ...twoNamespaces, forwards }));
+  site.put({ id: "m0000001", namespace: "shop" });
+  expect((await ums(site, "list")).stdout).toMatch(/^NAMESPACE +NAME .*\ndefault +redis +Running .*\nshop +redis +Running /);
+  expect((await ums(site, "status")).stdout).toMatch(/^ID +NAMESPACE +SERVICE .*\nm0000001 +shop +redis /);
+  expect((await ums(site, "release")).stdout).toMatch(/^MIGRATION +NAMESPACE +SERVICE .*\nm0000001 +shop +redis /);
 });
 
 test("two sites pair by what the verbs print and ask", async () => {
@@ -121,6 +134,30 @@ test("migrate follows to the end: a line a phase when piped", async () => {
     "Preflight 10 ms · Frozen 5 ms · Transferring 80 ms · remainder 1 ms",
   ]);
   expect(site.calls).toEqual([["migrate", { name: "redis", to: "beta", bindMounts: ["/srv/a", "/srv/b"] }]]);
+});
+
+test("a pod of another namespace than default is named as kubectl names it, and followed to the end like any other", async () => {
+  const site = await startPair();
+  expect((await ums(site, "plan", "redis", "-n", "shop", "--to", "beta")).exitCode).toBe(0);
+  const child = start(site.socketPath, ["migrate", "redis", "--to", "beta", "--namespace", "shop"]);
+  await followed(site);
+  site.end("m0000001", "Succeeded", steps);
+  const { stdout, exitCode } = await child;
+  expect({ exitCode, stdout }).toEqual({ exitCode: 0, stdout: expect.stringContaining("redis is on beta.") });
+  const request = { name: "redis", namespace: "shop", to: "beta" };
+  expect(site.calls).toEqual([
+    ["plan", request],
+    ["migrate", request],
+  ]);
+});
+
+test("a namespace where there are none is wrong usage, and what to do is said", async () => {
+  const refuse = async () => await Promise.reject(new UmsError("NO_NAMESPACES", "This site is a host."));
+  const site = await startPair(createFakeCoordinator({ plan: refuse, migrate: refuse }));
+  for (const verb of ["plan", "migrate"]) {
+    const stderr = "ums: This site is a host. Leave the namespace (--namespace) out.";
+    expect(await ums(site, verb, "redis", "--to", "beta", "-n", "shop")).toMatchObject({ exitCode: 2, stderr });
+  }
 });
 
 test.each([
@@ -245,6 +282,14 @@ test.each(["bash", "zsh", "fish"])("the completion for %s has the verbs and asks
   expect(stdout).not.toContain(" __names -d");
   expect(stdout).toContain("ums __names sites");
   expect((await ums(site, "__names", "sites")).stdout).toBe("beta");
+  expect(stdout).toContain("ums __names namespaces");
+  expect((await ums(site, "__names", "namespaces")).stdout).toBe("");
+});
+
+test("completion knows a cluster's namespaces, each once", async () => {
+  const site = await startPair(createFakeCoordinator(twoNamespaces));
+  expect((await ums(site, "__names", "namespaces")).stdout).toBe("default\nshop");
+  expect((await ums(site, "__names", "services")).stdout).toBe("redis");
 });
 
 test("bash takes the completion script and completes a verb", async () => {

@@ -30,6 +30,7 @@ Exit codes:
 /** Errors that are no verdict of a check; a check's refusal may have any other code. */
 const byError: Partial<Record<ErrorCode, number>> = {
   BAD_REQUEST: exitCodes.usage,
+  NO_NAMESPACES: exitCodes.usage,
   BAD_CONFIGURATION: exitCodes.usage,
   SERVE_NOT_RUNNING: exitCodes.unreachable,
   SITE_UNREACHABLE: exitCodes.unreachable,

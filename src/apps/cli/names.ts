@@ -1,7 +1,7 @@
 /** What was typed is checked before it is sent, by the patterns of the API's schema. */
 import { InvalidArgumentError } from "commander";
 import { parseAddress } from "../../trust/address.ts";
-import { migrationIdPattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
+import { migrationIdPattern, namespacePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
 
 const matching = (pattern: string, what: string) => (text: string) => {
   if (!new RegExp(pattern).test(text)) throw new InvalidArgumentError(`It is not ${what}.`);
@@ -9,6 +9,7 @@ const matching = (pattern: string, what: string) => (text: string) => {
 };
 
 export const serviceName = matching(serviceNamePattern, "a container's name");
+export const namespaceName = matching(namespacePattern, "a namespace's name");
 export const siteName = matching(siteNamePattern, "a site's name");
 export const migrationId = matching(migrationIdPattern, "a migration's id");
 const absolutePath = matching("^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", "an absolute path without “..”");

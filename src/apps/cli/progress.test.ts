@@ -65,5 +65,15 @@ test("sizes, times and tables are short", () => {
   ]);
   expect([0.4, 212.3, 12_345].map(formatMs)).toEqual(["0 ms", "212 ms", "12.3 s"]);
   expect(table(["A", "B"], [["long", "x"]], "none")).toBe("A     B\nlong  x");
+  expect(
+    table(
+      ["A", "B", "C"],
+      [
+        ["1", "", "2"],
+        ["3", "", "4"],
+      ],
+      "none",
+    ),
+  ).toBe("A  C\n1  2\n3  4");
   expect(table(["A"], [], "none")).toBe("none");
 });

@@ -46,7 +46,7 @@ export function printable(text: string): string {
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, "�");
 }
 
-/** Columns of text under their titles; nothing but `none` where there are no rows. */
+/** Columns of text under their titles, but none that is empty (a host has no namespaces); `none` where there are no rows. */
 export function table(titles: readonly string[], rows: readonly (readonly string[])[], none: string): string {
   if (rows.length === 0) return none;
   const all = [titles, ...rows];
@@ -54,7 +54,7 @@ export function table(titles: readonly string[], rows: readonly (readonly string
   return all
     .map((row) =>
       row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .flatMap((cell, column) => (rows.every((each) => !each[column]) ? [] : [cell.padEnd(widths[column] ?? 0)]))
         .join("  ")
         .trimEnd(),
     )

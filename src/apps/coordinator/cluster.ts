@@ -120,7 +120,8 @@ export async function createClusterCoordinator({
     async plan({ name, namespace = "default", to }, stopped) {
       const peer = createPeerClient(trust, to);
       try {
-        const { facts, refusals } = await examinePod({ cluster, peer, namespace, node: interfaces.node, limits }, name, stopped);
+        const parts = { cluster, peer, namespace, node: interfaces.node, nodes: async () => interfaces.all(), limits };
+        const { facts, refusals } = await examinePod(parts, name, stopped);
         const site = (side: "source" | "destination") => (side === "source" ? trust.siteName : to);
         return {
           service: name,
@@ -214,7 +215,8 @@ export async function createClusterCoordinator({
         const id = idOf(object);
         if (!source?.forwarding || object.status?.phase !== "Succeeded" || id === undefined) return [];
         const { to, ports } = source.forwarding;
-        return [{ migration: id, service: object.spec.pod, ports: ports.map(({ port }) => `${port}/tcp`), to }];
+        const { namespace = "default" } = object.metadata;
+        return [{ migration: id, service: object.spec.pod, namespace, ports: ports.map(({ port }) => `${port}/tcp`), to }];
       }),
 
     async release(id) {

@@ -50,7 +50,8 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
     },
     async migrate(request) {
       calls.push(["migrate", request]);
-      return put({ id: "m0000001", service: request.name, destination: request.to });
+      const { name, namespace, to } = request;
+      return put({ id: "m0000001", service: name, destination: to, ...(namespace === undefined ? {} : { namespace }) });
     },
     migrations: () => [...migrations.values()],
     migration: find,

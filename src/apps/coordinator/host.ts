@@ -416,6 +416,7 @@ export function createHostCoordinator({
     },
 
     async plan(request, signal): Promise<PlanReport> {
+      expectNoNamespace(request);
       const { own, theirs, described } = await examine(request, signal);
       const all = [
         ...own.map((check) => ({ site: trust.siteName, check })),
@@ -434,6 +435,7 @@ export function createHostCoordinator({
     },
 
     async migrate(request) {
+      expectNoNamespace(request);
       peerOf(request.to);
       if (!(await engine.find(request.name))) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${request.name}.`);
       const arriving = database.unfinished().find(({ role, service }) => role === "destination" && service === request.name);
@@ -563,6 +565,11 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
       changed();
     },
   };
+}
+
+/** Whoever names one means a pod of a cluster, and not the container that happens to be called like it. */
+function expectNoNamespace({ name, namespace }: MigrationRequest): void {
+  if (namespace !== undefined) throw new UmsError("NO_NAMESPACES", `This site is a host: it has no ${name} in a namespace ${namespace}.`);
 }
 
 function sentenceOf({ direction, step, cause }: Unfinished, destination: string): string {

@@ -92,7 +92,7 @@ test("the original's POST /migrate waits for the end and answers with every key"
   expect(Object.keys(parts).sort()).toEqual([...overheadParts].sort());
   expect(parts).toMatchObject({ checkpoint: 0.02, checkpoint_files_transfer: 0.2, pre_checkpoint: null, load_image: null });
   expect(rest).toEqual({ creation: 0.3, checkpoint_and_transfer_total: 0.22, restoration: 0.1, total: 1.5 });
-  expect(a.calls).toEqual([["migrate", { name: "redis", namespace: "default", to: "beta" }]]);
+  expect(a.calls).toEqual([["migrate", { name: "redis", to: "beta" }]]);
 });
 
 test.each([

@@ -156,10 +156,12 @@ export function originalApi({
           "BAD_REQUEST",
           "A cluster can't keep the pod that has moved; leave `keep` out. Its clients are led on without it.",
         );
+      // The original's scripts name `default` wherever they are; a host has no other place.
+      const none = namespace === "" || (approach === "pind" && namespace === "default");
       // Waits for the end whether or not the client still listens: hanging up ends no migration.
       const started = await coordinator.migrate({
         name,
-        ...(namespace === "" ? {} : { namespace }),
+        ...(none ? {} : { namespace }),
         to: siteAt(destinationUrl, trust.peers()).name,
       });
       const ended = (await lastOf(coordinator.watch(started.id, stopped))) ?? started;

@@ -1,7 +1,7 @@
 /** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
 import { type Static, Type } from "typebox";
 import { phases } from "../../engine/progress.ts";
-import { migrationIdPattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
+import { migrationIdPattern, namespacePattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
 const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
@@ -10,10 +10,7 @@ export const MigrationId = Type.String({ pattern: migrationIdPattern });
 /** An absolute path without `..`. */
 const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 
-const Namespace = Type.String({
-  pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-  description: "The pod's namespace in a cluster; default: default",
-});
+const Namespace = Type.String({ pattern: namespacePattern, description: "The pod's namespace in a cluster; default: default" });
 
 /** A site's name or address, a node's name. */
 const destinationPattern = "^[a-zA-Z0-9.:\\[\\]-]+$";
@@ -41,7 +38,7 @@ export type MigrationRequest = Static<typeof MigrationRequest>;
 export const MigrateRequest = Type.Object(
   {
     name: ServiceName,
-    // A host has none, and takes an empty one.
+    // A host has none, and takes an empty one, or the one of the original's scripts: `default`.
     namespace: Type.Optional(Type.Union([Type.Literal(""), Namespace])),
     destinationUrl: Type.String({ minLength: 1, maxLength: 300, pattern: destinationPattern }),
     keep: Type.Optional(Type.String({ maxLength: 5 })),
@@ -150,7 +147,13 @@ export type Site = Static<typeof Site>;
 
 /** A forward that is kept for a service which has gone. */
 export const Forward = Type.Object(
-  { migration: MigrationId, service: Type.String(), ports: Type.Array(Type.String()), to: Type.String() },
+  {
+    migration: MigrationId,
+    service: Type.String(),
+    namespace: Type.Optional(Namespace),
+    ports: Type.Array(Type.String()),
+    to: Type.String(),
+  },
   closed,
 );
 export type Forward = Static<typeof Forward>;

@@ -142,6 +142,7 @@ function createGoneNode(node: string, missing: UmsError): NodeClient {
   return {
     node,
     address: "",
+    greet: refuse,
     describe: refuse,
     check: refuse,
     leaving: async (_id, action) => (action === "is-lost" ? { lost: true } : isUndo(action) ? {} : await refuse()),
@@ -168,6 +169,7 @@ function createNodeClient(node: string, address: string, { request }: Pick<PeerC
   return {
     node,
     address,
+    greet: async (signal) => void (await request({ method: "GET", path: "/peer/healthcheck", timeoutMs: shortMs, signal })),
     describe: (reference, signal) => post("/describe", reference, { signal, timeoutMs: longMs }),
     check: (measures, signal) => post("/check", measures, { signal, timeoutMs: longMs }),
     leaving: (id, action, leaving, options = {}) => post(`/leaving/${id}/${action}`, leaving, options),

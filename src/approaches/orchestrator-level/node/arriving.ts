@@ -4,7 +4,7 @@
  * the kubelet's patience (2 minutes) is made anew.
  */
 import { mkdirSync } from "node:fs";
-import { chmod, chown, mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -16,8 +16,10 @@ import { criuError, removeImages } from "../../../checkpoint/runc.ts";
 import {
   breakOff,
   forgetRestore,
+  heldNetwork,
   isDoomed,
   letGo,
+  noteHeldNetwork,
   prepareRestore,
   restoreLog,
   restoreOutcome,
@@ -124,11 +126,11 @@ export function createArriving(parts: ArrivingParts): Arriving {
     return { rootfs, oci };
   }
 
-  /** While nobody waits for it yet, one that was given up may be made anew: the kubelet does that by itself. */
-  async function armedContainer(arrival: Arrival, container: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }) {
+  /** One that was given up is made anew, by the kubelet itself: a service that stands still meanwhile goes on some seconds later. */
+  async function waitingContainer(arrival: Arrival, container: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }) {
     for (const until = Date.now() + timeoutMs; ; await sleep(100, undefined, { signal })) {
       try {
-        return (await readyBundle(arrival, container, { timeoutMs: until - Date.now(), signal })).oci;
+        return await readyBundle(arrival, container, { timeoutMs: until - Date.now(), signal });
       } catch (cause) {
         if (!(cause instanceof UmsError && cause.code === "CONTAINER_REMADE") || Date.now() > until) throw cause;
       }
@@ -139,9 +141,10 @@ export function createArriving(parts: ArrivingParts): Arriving {
     const { pod, places } = arrival;
     const [first = ""] = pod.containers;
     const waiting = AbortSignal.any([signal, arrival.cancelled.signal]);
-    const oci = await armedContainer(arrival, first, { timeoutMs, signal: waiting });
+    const { oci } = await waitingContainer(arrival, first, { timeoutMs, signal: waiting });
     const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
     if (namespace === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
+    await noteHeldNetwork(restoreOf(arrival.id, first), namespace);
     await holdNamespace(namespace);
     const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
     if (shm !== undefined) places.set("shm", shm);
@@ -156,7 +159,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
   async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
     const { id } = arrival;
     const name = restoreOf(id, container);
-    const { rootfs } = await readyBundle(arrival, container, {
+    const { rootfs } = await waitingContainer(arrival, container, {
       timeoutMs: parts.restoreTimeoutMs,
       signal: arrival.cancelled.signal,
     });
@@ -192,7 +195,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
     for (const [at, volume] of pod.volumes.entries()) {
       const tree = `volume:${at}`;
       if (places.has(tree)) continue;
-      await moveInto(stagedAt(id, tree), emptyDirectory(pod.uid, volume));
+      // The kubelet has mounted what a container has of it by subPath.
+      await moveInto(stagedAt(id, tree), emptyDirectory(pod.uid, volume), { merging: true });
     }
     // The kubelet starts a container only when the one before has started; those that run already wait for the rest.
     const several = pod.containers.length > 1;
@@ -277,8 +281,10 @@ export function createArriving(parts: ArrivingParts): Arriving {
     },
 
     async takeOver(id, { uid, containers }) {
-      const [task] = await tasksOfPod(uid);
-      if (task?.network !== undefined) await releaseNamespace(task.network);
+      const [first = ""] = containers;
+      // Also of a pod whose containers have just ended: its next ones get the same network.
+      const network = (await heldNetwork(restoreOf(id, first))) ?? (await tasksOfPod(uid))[0]?.network;
+      if (network !== undefined) await releaseNamespace(network);
       arrivals.delete(id);
       // Not while clients wait.
       setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();
@@ -376,20 +382,28 @@ function made(directory: string): string {
   return directory;
 }
 
-/** Moves what is in one directory into another, with the directory's own owner, mode and times. @returns whether there was anything */
-async function moveInto(from: string, to: string): Promise<boolean> {
+/**
+ * Moves what is in one directory into another, with the directory's own owner, mode and times.
+ * @param options.merging leaves a directory that is there, as somebody may have mounted it already
+ * @returns whether there was anything
+ */
+export async function moveInto(from: string | Buffer, to: string | Buffer, { merging = false } = {}): Promise<boolean> {
   const own = await stat(from).catch(() => undefined);
   if (!own) return false;
   for (const name of await readdir(from, { encoding: "buffer" })) {
-    const [source, target] = [from, to].map((directory) => Buffer.concat([Buffer.from(`${directory}/`), name]));
+    const [source, target] = [from, to].map((directory) => Buffer.concat([Buffer.from(directory), Buffer.from("/"), name]));
     if (!source || !target) continue;
+    if (merging && (await isDirectory(source)) && (await isDirectory(target))) {
+      await moveInto(source, target, { merging });
+      await copy(source, target, "--attributes-only");
+      continue;
+    }
     await rm(target, { recursive: true, force: true });
     try {
       await rename(source, target);
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== "EXDEV") throw cause;
-      // Another file system: then it costs a copy. The names go by standard input, as they may be no text.
-      await execa("xargs", ["--null", "cp", "--archive", `--target-directory=${to}`], { input: source, timeout: 600_000 });
+      await copy(source, target); // another file system
     }
   }
   await chown(to, own.uid, own.gid);
@@ -397,6 +411,19 @@ async function moveInto(from: string, to: string): Promise<boolean> {
   await utimes(to, own.atime, own.mtime);
   return true;
 }
+
+const isDirectory = (file: Buffer) =>
+  lstat(file).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+
+/** The names go by standard input, as they may be no text. */
+const copy = (source: Buffer, target: Buffer, ...options: string[]) =>
+  execa("xargs", ["--null", "cp", "--archive", "--no-target-directory", ...options], {
+    input: Buffer.concat([source, Buffer.of(0), target, Buffer.of(0)]),
+    timeout: 600_000,
+  });
 
 /** The pod's own address, which its network's plug-in has given it. */
 async function addressIn(namespace: string): Promise<string> {

@@ -9,6 +9,8 @@ import type { Taken } from "./snapshots.ts";
 export type NodeClient = Readonly<{
   node: string;
   address: string;
+  /** Rejects where it doesn't answer. */
+  greet(signal: AbortSignal): Promise<void>;
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
   /** Whether this node can take such a service in. */
   check(measures: Measures, signal: AbortSignal): Promise<CheckResult[]>;

@@ -4,6 +4,7 @@ import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
 import type { PodOnNode } from "../protocol.ts";
+import { allSettled } from "../settled.ts";
 
 type Container = PodOnNode["containers"][number];
 
@@ -60,8 +61,4 @@ export function createPodControl(tools: Tools): PodControl {
   };
 }
 
-/** Settles when all have: one that still freezes would undo a thaw which another one's failure has brought about. */
-export async function eachContainer({ containers }: PodOnNode, act: (container: Container) => Promise<void>): Promise<void> {
-  const results = await Promise.allSettled(containers.map(act));
-  for (const result of results) if (result.status === "rejected") throw result.reason;
-}
+export const eachContainer = ({ containers }: PodOnNode, act: (container: Container) => Promise<void>) => allSettled(containers.map(act));

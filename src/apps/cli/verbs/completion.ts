@@ -7,7 +7,7 @@ const shells = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof shells)[number];
 
 /** What a verb's first argument, and the value of an option, names. */
-const kinds: Record<string, "services" | "sites" | "migrations"> = {
+const kinds: Record<string, "services" | "namespaces" | "sites" | "migrations"> = {
   plan: "services",
   migrate: "services",
   status: "migrations",
@@ -17,6 +17,8 @@ const kinds: Record<string, "services" | "sites" | "migrations"> = {
   resolve: "migrations",
   "--to": "sites",
   "--remove": "sites",
+  "--namespace": "namespaces",
+  "-n": "namespaces",
 };
 
 export const completion: Verb = (program, act) => {
@@ -43,7 +45,10 @@ export const completion: Verb = (program, act) => {
 };
 
 async function namesOf(client: Client, kind: string): Promise<string[]> {
-  if (kind === "services") return (await client.call<Service[]>("GET", "/list")).map(({ name }) => name);
+  if (kind === "services" || kind === "namespaces") {
+    const services = await client.call<Service[]>("GET", "/list");
+    return [...new Set(services.map(({ name, namespace }) => (kind === "services" ? name : namespace)))].filter(Boolean);
+  }
   if (kind === "sites") return (await client.call<Site[]>("GET", "/sites")).map(({ name }) => name);
   return (await client.call<Migration[]>("GET", "/migrations")).map(({ id }) => id);
 }
@@ -54,7 +59,7 @@ function verbsOf(program: Command) {
     .map((command) => ({
       name: command.name(),
       description: command.description(),
-      options: command.options.flatMap(({ long, description }) => (long === undefined ? [] : [{ long, description }])),
+      options: command.options.flatMap(({ long, short, description }) => (long === undefined ? [] : [{ long, short, description }])),
     }));
 }
 
@@ -62,8 +67,8 @@ const scripts: Record<Shell, (program: Command) => string> = {
   bash: (program) => {
     const verbs = verbsOf(program);
     const optionsOfVerbs = verbs.map(({ name, options }) => `    ${name}) words="${options.map(({ long }) => long).join(" ")}" ;;`);
-    const valuesOfOptions = Object.entries(kinds).filter(([name]) => name.startsWith("--"));
-    const argumentsOfVerbs = Object.entries(kinds).filter(([name]) => !name.startsWith("--"));
+    const valuesOfOptions = Object.entries(kinds).filter(([name]) => name.startsWith("-"));
+    const argumentsOfVerbs = Object.entries(kinds).filter(([name]) => !name.startsWith("-"));
     return [
       "_ums() {",
       '  local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" words=""',
@@ -91,8 +96,9 @@ const scripts: Record<Shell, (program: Command) => string> = {
       ...verbsOf(program).flatMap(({ name, description, options }) => [
         `complete -c ums -n __fish_use_subcommand -a ${name} -d ${quoted(description)}`,
         ...options.map(
-          ({ long, description: what }) =>
-            `complete -c ums -n '__fish_seen_subcommand_from ${name}' -l ${long.slice(2)} -d ${quoted(what)}` +
+          ({ long, short, description: what }) =>
+            `complete -c ums -n '__fish_seen_subcommand_from ${name}'${short === undefined ? "" : ` -s ${short.slice(1)}`}` +
+            ` -l ${long.slice(2)} -d ${quoted(what)}` +
             (kinds[long] === undefined ? "" : ` -x -a '(ums __names ${kinds[long]} 2>/dev/null)'`),
         ),
         ...(kinds[name] === undefined

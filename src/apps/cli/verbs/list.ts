@@ -10,6 +10,7 @@ export const list: Verb = (program, act) => {
       act(async ({ client, terminal }) => {
         const services = await client.call<Service[]>("GET", "/list");
         const rows = services.map((service) => [
+          service.namespace,
           service.name,
           service.status,
           service.migratable ? "yes" : "no",
@@ -17,7 +18,8 @@ export const list: Verb = (program, act) => {
           service.ports.join(",") || "-",
           service.image,
         ]);
-        terminal.result(services, table(["NAME", "STATUS", "MIGRATABLE", "MIGRATION", "PORTS", "IMAGE"], rows, "No services."));
+        const titles = ["NAMESPACE", "NAME", "STATUS", "MIGRATABLE", "MIGRATION", "PORTS", "IMAGE"];
+        terminal.result(services, table(titles, rows, "No services."));
       }),
     );
 };

@@ -1,8 +1,10 @@
 import type { PlanReport } from "../../coordinator/schema.ts";
 import { exitCodes } from "../exit-codes.ts";
-import { absolutePaths, serviceName, siteName } from "../names.ts";
+import { absolutePaths, namespaceName, serviceName, siteName } from "../names.ts";
 import { formatBytes } from "../terminal.ts";
 import type { Verb } from "../verb.ts";
+
+type Options = { to: string; namespace?: string; bindMount?: string[] };
 
 export const plan: Verb = (program, act) => {
   program
@@ -10,10 +12,12 @@ export const plan: Verb = (program, act) => {
     .description("run every check that a migration would run, and change nothing")
     .argument("<name>", "the service", serviceName)
     .requiredOption("--to <site>", "the destination", siteName)
+    .option("-n, --namespace <name>", "the pod's namespace in a cluster (default: default)", namespaceName)
     .option("--bind-mount <path>", "a bind mount that may be used as it is at the destination (repeatable)", absolutePaths)
     .action(
-      act(async ({ client, terminal }, name: string, { to, bindMount }: { to: string; bindMount?: string[] }) => {
-        const report = await client.call<PlanReport>("POST", "/plan", { name, to, ...(bindMount && { bindMounts: bindMount }) });
+      act(async ({ client, terminal }, name: string, { to, namespace, bindMount }: Options) => {
+        const body = { name, to, ...(namespace && { namespace }), ...(bindMount && { bindMounts: bindMount }) };
+        const report = await client.call<PlanReport>("POST", "/plan", body);
         const { checks, refusals, memoryBytes, fileBytes, imageBytes } = report;
         const sizes = `memory ${formatBytes(memoryBytes)}, files ${formatBytes(fileBytes)}, image layers ${formatBytes(imageBytes)}`;
         terminal.result(

@@ -12,8 +12,14 @@ export const release: Verb = (program, act) => {
       act(async ({ client, terminal }, id: string | undefined) => {
         if (id === undefined) {
           const forwards = await client.call<Forward[]>("GET", "/forwards");
-          const rows = forwards.map((forward) => [forward.migration, forward.service, forward.ports.join(","), forward.to]);
-          terminal.result(forwards, table(["MIGRATION", "SERVICE", "PORTS", "TO"], rows, "No forwards."));
+          const rows = forwards.map(({ migration, namespace = "", service, ports, to }) => [
+            migration,
+            namespace,
+            service,
+            ports.join(","),
+            to,
+          ]);
+          terminal.result(forwards, table(["MIGRATION", "NAMESPACE", "SERVICE", "PORTS", "TO"], rows, "No forwards."));
           return;
         }
         await client.call("DELETE", `/forwards/${id}`);

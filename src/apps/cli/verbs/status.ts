@@ -20,13 +20,14 @@ export const status: Verb = (program, act) => {
         const migrations = await client.call<Migration[]>("GET", "/migrations");
         const rows = migrations.map((each) => [
           each.id,
+          each.namespace ?? "",
           each.service,
           `${each.source} → ${each.destination}`,
           each.waiting === undefined ? each.phase : `${each.phase} (waits)`,
           each.heldMs === undefined ? "-" : formatMs(each.heldMs),
           each.startedAt,
         ]);
-        terminal.result(migrations, table(["ID", "SERVICE", "WAY", "PHASE", "HELD", "STARTED"], rows, "No migrations."));
+        terminal.result(migrations, table(["ID", "NAMESPACE", "SERVICE", "WAY", "PHASE", "HELD", "STARTED"], rows, "No migrations."));
         return;
       }),
     );
