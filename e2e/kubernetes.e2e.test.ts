@@ -13,6 +13,7 @@ import { askCoordinator, personIn } from "./cluster-people.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { imageLayout } from "./images.ts";
+import { killNamed } from "./disturbance.ts";
 import { copiesOn } from "./kubernetes-disturbance.ts";
 import { counted, memhogLog, postMigrate, startMemhog } from "./memhog.ts";
 import { startCommitting } from "./postgres.ts";
@@ -55,6 +56,11 @@ const run = async (site: ClusterSite, pod: string, container: string, script: st
   await kubectl(site, "exec", pod, `--container=${container}`, "--", "sh", "-c", script);
 const isThere = async (site: ClusterSite, name: string) =>
   (await site.cluster.kubectl(["get", "pod", name], { reject: false })).exitCode === 0;
+/** The site whose kubectl works in this namespace. */
+const within = (namespace: string, site: ClusterSite): ClusterSite => ({
+  ...site,
+  cluster: { ...site.cluster, kubectl: (args, options) => site.cluster.kubectl([`--namespace=${namespace}`, ...args], options) },
+});
 const remove = (site: ClusterSite, ...what: string[]) => kubectl(site, "delete", ...what, "--ignore-not-found", "--grace-period=1");
 
 const post = async (from: ClusterSite, to: ClusterSite, name: string, body: object = {}) =>
@@ -216,7 +222,8 @@ test("PostgreSQL under a writing load moves there and back with every acknowledg
   await expectNothingLeft();
 });
 
-describe("a pod with everything", () => {
+describe("a pod with everything, in a namespace of its own,", () => {
+  const namespace = "shop";
   const count = (name: string) => `i=0; while true; do echo "${name} $i"; i=$((i+1)); echo $i >/disk/${name}; sleep 0.2; done`;
   const env = [
     { name: "OWN_NAME", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } },
@@ -225,13 +232,13 @@ describe("a pod with everything", () => {
   const image = "ghcr.io/hpcclab/ums-test/redis:7";
   const disk = { name: "disk", mountPath: "/disk" };
   const objects = [
-    { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "settings" }, data: { colour: "green" } },
-    { apiVersion: "v1", kind: "Secret", metadata: { name: "password" }, stringData: { word: "sesame" } },
+    { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "settings", namespace }, data: { colour: "green" } },
+    { apiVersion: "v1", kind: "Secret", metadata: { name: "password", namespace }, stringData: { word: "sesame" } },
   ];
   const pod = {
     apiVersion: "v1",
     kind: "Pod",
-    metadata: { name: "everything", labels: { tier: "test" }, annotations: { note: "kept" } },
+    metadata: { name: "everything", namespace, labels: { tier: "test" }, annotations: { note: "kept" } },
     spec: {
       initContainers: [
         { name: "prepare", image, command: ["sh", "-c", "echo once >>/disk/prepared"], volumeMounts: [disk] },
@@ -274,12 +281,19 @@ describe("a pod with everything", () => {
     },
   };
 
+  afterEach(() => onBoth((site) => remove(within(namespace, site), "pods", "--all")));
+
   test("moves there and back whole", async () => {
-    for (const site of [a, b]) await site.apply(...objects);
-    await a.apply(pod);
-    await ready(a, "everything");
+    const [here, there] = [within(namespace, a), within(namespace, b)];
+    for (const site of [here, there]) {
+      await site.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } }, ...objects);
+      // Without it the namespace takes no pods.
+      await kubectl(site, "wait", "--for=create", "serviceaccount/default", "--timeout=30s");
+    }
+    await here.apply(pod);
+    await ready(here, "everything");
     await run(
-      a,
+      here,
       "everything",
       "one",
       "echo shared >/memory/file; chmod 640 /memory/file; echo part >/part/file; echo layer >/etc/changed; rm /etc/passwd",
@@ -296,14 +310,15 @@ describe("a pod with everything", () => {
       const [, payload = ""] = (await run(site, "everything", "one", "cat /token/token")).split(".");
       return JSON.parse(Buffer.from(payload, "base64url").toString()) as { "kubernetes.io": { pod: { uid: string } }; aud: string[] };
     };
-    const expected = await files(a);
+    const expected = await files(here);
+    expect((await a.ums(["plan", "everything", "--to", b.name])).stderr).toContain("no pod everything in namespace default");
     for (const [from, to] of [
-      [a, b],
-      [b, a],
+      [here, there],
+      [there, here],
     ] as const) {
       const names = ["sidecar", "one", "two"];
       const logs = await Promise.all(names.map((name) => kubectl(from, "logs", "everything", `--container=${name}`)));
-      await moved(from, to, "everything");
+      await moved(from, to, "everything", ["--namespace", namespace]);
       await ready(to, "everything");
       for (const [index, name] of names.entries()) {
         const old = logs[index]?.split("\n") ?? [];
@@ -321,9 +336,11 @@ describe("a pod with everything", () => {
       const restarts = [...(arrived.status?.initContainerStatuses ?? []), ...(arrived.status?.containerStatuses ?? [])];
       expect(restarts.map(({ restartCount }) => restartCount)).toEqual([0, 0, 0]);
     }
-    await remove(a, "pod/everything");
-    for (const site of [a, b]) await remove(site, "configmap/settings", "secret/password");
+    await remove(here, "pod/everything");
+    for (const site of [here, there]) await remove(site, "configmap/settings", "secret/password");
     await expectNothingLeft();
+    const left = (site: ClusterSite) => kubectl(site, "get", "services,endpointslices,pods", "--output=name");
+    for (const site of [here, there]) await expect.poll(() => left(site), { timeout: 20_000 }).toBe("");
   });
 });
 
@@ -421,6 +438,47 @@ describe("refused, and nothing is changed", () => {
     await expectNothingLeft();
   });
 
+  test("POD_REFUSED: an admission policy at the destination", async () => {
+    const admission = { apiVersion: "admissionregistration.k8s.io/v1", metadata: { name: "unwelcome" } };
+    await b.apply(
+      {
+        ...admission,
+        kind: "ValidatingAdmissionPolicy",
+        spec: {
+          matchConstraints: { resourceRules: [{ apiGroups: [""], apiVersions: ["v1"], operations: ["CREATE"], resources: ["pods"] }] },
+          validations: [{ expression: "object.metadata.name != 'unwelcome'", message: "not welcome here" }],
+        },
+      },
+      { ...admission, kind: "ValidatingAdmissionPolicyBinding", spec: { policyName: "unwelcome", validationActions: ["Deny"] } },
+    );
+    await a.apply(pod("unwelcome"));
+    await ready(a, "unwelcome");
+    // The API server takes a moment to know a policy.
+    const details = async () => (await a.json<{ refusals: { detail: string }[] }>(["plan", "unwelcome", "--to", b.name])).refusals;
+    await expect
+      .poll(details, { timeout: 30_000 })
+      .toContainEqual(expect.objectContaining({ detail: expect.stringContaining("not welcome here") as string }));
+    await expectRefused("unwelcome", "POD_REFUSED", "b");
+    await remove(b, "validatingadmissionpolicybinding/unwelcome", "validatingadmissionpolicy/unwelcome");
+    await remove(a, "pod/unwelcome");
+    await expectNothingLeft();
+  });
+
+  test("SERVICE_SHARED: a Service that leads to another pod, too; it goes once the other has left", async () => {
+    const labels = { app: "shared" };
+    await a.apply(
+      { apiVersion: "v1", kind: "Service", metadata: { name: "shared" }, spec: { selector: labels, ports: [{ port: 80 }] } },
+      pod("shared-1", {}, { labels }),
+      pod("shared-2", {}, { labels }),
+    );
+    for (const name of ["shared-1", "shared-2"]) await ready(a, name);
+    await expectRefused("shared-1", "SERVICE_SHARED");
+    await kubectl(a, "label", "pod", "shared-2", "app-");
+    await moved(a, b, "shared-1");
+    for (const site of [a, b]) await remove(site, "pod/shared-1", "pod/shared-2", "service/shared");
+    await expectNothingLeft();
+  });
+
   test("NAME_TAKEN: a pod of that name at the destination", async () => {
     await a.apply(pod("taken"));
     await b.apply(pod("taken"));
@@ -478,8 +536,12 @@ describe("a Migration object", () => {
     });
     await ready(a, name);
   };
-  const eventsOf = (site: ClusterSite, name: string) =>
-    kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},type=migration`, "--output=jsonpath={.items[*].reason}");
+  const eventsOf = (site: ClusterSite, kind: "Pod" | "Migration", name: string) =>
+    kubectl(
+      site,
+      ...["get", "events", `--field-selector=involvedObject.kind=${kind},involvedObject.name=${name},type=migration`],
+      "--output=jsonpath={.items[*].reason}",
+    );
   /** What the kubelets have begun to end. */
   const killingsOf = (site: ClusterSite, name: string) =>
     kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},reason=Killing`, "--output=name");
@@ -497,7 +559,8 @@ describe("a Migration object", () => {
     expect(head.split(/ +/).filter(Boolean)).toEqual(["NAME", "POD", "DESTINATION", "PHASE", "DOWNTIME", "AGE"]);
     expect(row).toMatch(/^applied +applied +b +Succeeded +\d+ +\d+s *$/);
     expect((await migrationIn(a, "applied")).status?.destinationPod).toMatchObject({ metadata: { name: "applied" } });
-    await expect.poll(() => eventsOf(a, "applied"), { timeout: 5_000 }).toBe("ready");
+    for (const kind of ["Migration", "Pod"] as const)
+      await expect.poll(() => eventsOf(a, kind, "applied"), { timeout: 5_000 }).toBe("ready");
     expect(await isThere(a, "applied")).toBe(false);
     await ready(b, "applied");
     await forget("applied");
@@ -517,7 +580,7 @@ describe("a Migration object", () => {
         await kubectl(a, "patch", "migration", "undone", "--type=merge", '--patch={"spec":{"cancel":true}}');
         await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/undone", "--timeout=60s");
         expect((await migrationIn(a, "undone")).status).toMatchObject({ phase: "RolledBack", error: { code: "CANCELLED" } });
-        await expect.poll(() => eventsOf(a, "undone"), { timeout: 5_000 }).toContain("error");
+        await expect.poll(() => eventsOf(a, "Pod", "undone"), { timeout: 5_000 }).toContain("error");
       },
     ],
   ] as const)("that is %s after its %s is undone: the pod goes on as it was", async (_how, step, end) => {
@@ -535,11 +598,20 @@ describe("a Migration object", () => {
     await forget("undone");
   });
 
-  test("whose pod is deleted by its user in the middle is undone, and the deletion stands", async () => {
+  test.each([
+    ["deleted", () => kubectl(a, "delete", "pod", "unwanted", "--wait=false")],
+    [
+      "evicted",
+      () =>
+        a.cluster.kubectl(["create", "--raw=/api/v1/namespaces/default/pods/unwanted/eviction", "--filename=-"], {
+          input: JSON.stringify({ apiVersion: "policy/v1", kind: "Eviction", metadata: { name: "unwanted", namespace: "default" } }),
+        }),
+    ],
+  ] as const)("whose pod is %s by its user in the middle is undone, and that stands", async (_how, end) => {
     await start("unwanted");
     await createMigration(a, { name: "unwanted", pod: "unwanted", to: b, breakpoint: "transfer after" });
     await atBreakpoint(a, "unwanted", { step: "transfer", moment: "after" });
-    await kubectl(a, "delete", "pod", "unwanted", "--wait=false");
+    await end();
     await sleep(4_000); // until the kubelet's SIGKILL waits for the thaw
     await setBreakpoint(a, "unwanted", undefined);
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/unwanted", "--timeout=60s");
@@ -561,6 +633,32 @@ describe("a Migration object", () => {
     expect(await run(a, "edited", "main", "redis-cli ping")).toBe("PONG");
     expect(await isThere(b, "edited")).toBe(false);
     await forget("edited");
+  });
+
+  test("whose copy's container is given up by its engine before the memory has come goes on with the one that the kubelet makes next", async () => {
+    await start("patient");
+    await run(a, "patient", "main", "redis-cli set here moves");
+    await createMigration(a, { name: "patient", pod: "patient", to: b, breakpoint: "restore before" });
+    await atBreakpoint(a, "patient", { step: "restore", moment: "before" });
+    expect(killNamed(b.cluster.nodes, /^cat \S+\/ums\.go /, () => true)).toBe(true);
+    await setBreakpoint(a, "patient", undefined);
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/patient", "--timeout=120s");
+    await ready(b, "patient");
+    expect(await run(b, "patient", "main", "redis-cli get here")).toBe("moves");
+    await forget("patient");
+  });
+
+  test("tells nobody of the Secrets with which its pod was started", async () => {
+    const word = "sesame-open";
+    await a.apply({ apiVersion: "v1", kind: "Secret", metadata: { name: "word" }, stringData: { word } });
+    await b.apply({ apiVersion: "v1", kind: "Secret", metadata: { name: "word" }, stringData: { word } });
+    await start("discreet", {}, { env: [{ name: "WORD", valueFrom: { secretKeyRef: { name: "word", key: "word" } } }] });
+    await createMigration(a, { name: "discreet", pod: "discreet", to: b });
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/discreet", "--timeout=60s");
+    for (const site of [a, b]) expect(await kubectl(site, "get", "migrations", "--output=yaml")).not.toContain(word);
+    expect(await run(b, "discreet", "main", "tr '\\0' '\\n' </proc/1/environ")).toContain(`WORD=${word}`);
+    await forget("discreet");
+    await onBoth((site) => remove(site, "secret/word"));
   });
 
   test("beside one that moves the same pod is refused, and the first goes on", async () => {

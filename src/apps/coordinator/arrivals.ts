@@ -7,6 +7,11 @@ import { arrivalName, migrationFinalizer, type MigrationObject, migrations } fro
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
 
+/** The pod of a record that only refuses its id. */
+const nobody = "none";
+/** No request comes so late. */
+const refusedMs = 24 * 3_600_000;
+
 export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName: string }): ArrivalRecords {
   /** Where each id's object is: asking for one by its name is quicker than looking for it, and a commit has clients waiting. */
   const namespaces = new Map<string, string>();
@@ -105,7 +110,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       });
     },
     async refuse(id, peer) {
-      const made = await make({ id, peer, namespace: cluster.namespace, pod: "none" });
+      const made = await make({ id, peer, namespace: cluster.namespace, pod: nobody });
       await patchStatus(made, { id, phase: "RolledBack", endedAt: new Date().toISOString() });
       await letGo(made);
     },
@@ -136,6 +141,10 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       // A crash may have come between the end and this.
       for (const ended of items.filter(({ status, metadata }) => status?.endedAt !== undefined && metadata.finalizers?.length))
         await letGo(ended);
+      for (const { metadata, spec, status } of items) {
+        const isOld = spec.pod === nobody && Date.now() - Date.parse(status?.endedAt ?? "") > refusedMs;
+        if (isOld) await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
+      }
       return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
     },
     async swept(id) {

@@ -98,6 +98,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
     }
     await finish(object, record, ended);
     if (again && !turn.cancelled.aborted) await restoreRescued(again);
+    await tellEnd(object, ended);
   }
 
   /** As {@link carry}, for one that may also be refused. */
@@ -241,7 +242,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
   async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {
     const untouched = !record.journal.isStarted("reserve");
     const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
-    const reason = cause && (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
+    const reason = cause && reasonOf(cause);
     const code = reason && codeOf(reason);
     const { rescued } = (record.fact("source") as PodFacts | undefined) ?? {};
     const saved =
@@ -260,12 +261,15 @@ export function createCarrier(parts: CarrierParts): Carrier {
     await record.flush();
     log.info({ migration: record.opened.status?.id, phase, error: reason?.message, report }, "the migration has ended");
     if (reason && !(reason instanceof UmsError)) log.warn({ cause: reason }, "why it was undone");
-    await tell(cluster, {
-      namespace: object.metadata.namespace ?? "default",
-      pod: object.spec.pod,
+  }
+
+  /** Events: people may miss one, so nothing waits for them. */
+  async function tellEnd(object: MigrationObject, { outcome, cause }: Ended): Promise<void> {
+    const { snapshot, destination } = object.spec;
+    const success = snapshot ? `Restored from ${snapshot.path}` : `Moved to ${destination}`;
+    await tell(cluster, object, {
       reason: outcome === "succeeded" ? "ready" : "error",
-      message:
-        reason?.message ?? (object.spec.snapshot ? `Restored from ${object.spec.snapshot.path}` : `Moved to ${object.spec.destination}`),
+      message: cause ? reasonOf(cause).message : success,
     }).catch((trouble: unknown) => log.warn({ cause: trouble }, "an event could not be written"));
   }
 
@@ -282,6 +286,8 @@ export function createCarrier(parts: CarrierParts): Carrier {
 
   return { run };
 }
+
+const reasonOf = (cause: Error) => (cause.name === "AbortError" ? new UmsError("CANCELLED", "The migration was cancelled.") : cause);
 
 /** What has become of its pod, for people. */
 const did = ({ spec: { destination, snapshot } }: MigrationObject) =>

@@ -33,6 +33,9 @@ const slots = 250;
 const proxyLagMs = 2_000;
 
 const sourceOf = ({ status }: MigrationObject) => status?.facts?.["source"] as PodFacts | undefined;
+/** Nothing is forwarded of it any more. */
+const isUndone = ({ status }: MigrationObject) => status?.endedAt !== undefined && status.phase !== "Succeeded";
+const slotOf = (object: MigrationObject) => (isUndone(object) ? undefined : sourceOf(object)?.forwarding?.slot);
 
 export function createForwardings({ cluster, interfaces, siteName, known, log, signal }: Parts): Forwardings {
   let busy: Promise<void> = Promise.resolve();
@@ -58,7 +61,7 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
   /** A node that was down, or not known yet, has not heard of the end of every forwarding. */
   async function sweep(node: NodeClient): Promise<void> {
     const { items } = await cluster.list(migrations, { namespace: undefined, signal });
-    const told = items.flatMap((object) => sourceOf(object)?.forwarding?.slot ?? []);
+    const told = items.flatMap((object) => slotOf(object) ?? []);
     await node.keepForwardings([...told, ...taken.values()]);
     swept.add(node);
   }
@@ -112,7 +115,8 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
 
   return {
     takeSlot(uid) {
-      const others = new Set([...known().map((object) => sourceOf(object)?.forwarding?.slot), ...taken.values()]);
+      for (const { metadata } of known().filter(isUndone)) taken.delete(metadata.uid ?? "");
+      const others = new Set([...known().map(slotOf), ...taken.values()]);
       for (let slot = 1; slot <= slots; slot++) {
         if (others.has(slot)) continue;
         taken.set(uid, slot);

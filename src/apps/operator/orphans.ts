@@ -18,14 +18,15 @@ type Parts = Readonly<{
 /** A destination that a person said was gone, and which answers after all, may still hold a copy: frozen out, but there. */
 export async function collectOrphans(parts: Parts): Promise<void> {
   const { cluster, sites, limits, log, signal } = parts;
-  for (const { metadata, spec, status } of parts.known()) {
+  for (const object of parts.known()) {
+    const { metadata, spec, status } = object;
     const said = metadata.annotations?.[destinationIsGone] !== undefined && status?.phase === "RolledBack";
     if (!said || status.id === undefined || status.facts?.["answered"] === true) continue;
     const request = { method: "DELETE", path: `/peer/migrations/${status.id}`, timeoutMs: limits.requestMs, signal };
     try {
       await sites.client(sites.find(spec.destination).name).request(request);
     } catch (cause) {
-      if (cause instanceof UmsError && cause.code === "TOO_LATE") await tellOfTwo(parts, metadata, spec.pod);
+      if (cause instanceof UmsError && cause.code === "TOO_LATE") await tellOfTwo(parts, object);
       else log.debug({ migration: status.id, cause }, "the destination is still gone");
       continue;
     }
@@ -36,15 +37,12 @@ export async function collectOrphans(parts: Parts): Promise<void> {
 }
 
 /** Whoever said that the destination was gone was wrong: it had committed. */
-async function tellOfTwo(
-  { cluster, log, signal }: Parts,
-  { namespace = "default", name = "" }: MigrationObject["metadata"],
-  pod: string,
-): Promise<void> {
+async function tellOfTwo({ cluster, log, signal }: Parts, object: MigrationObject): Promise<void> {
+  const { namespace = "default", name = "" } = object.metadata;
   const message = "The destination that was said to be gone had committed: there are two copies. Delete one of them.";
   log.error({ migration: name }, message);
   const error = { code: "TOO_LATE", message, cure: "Decide which copy is to live, and delete the other pod." };
   const patch = { status: { message, error, facts: { answered: true } } };
   await cluster.patch(migrations, name, patch, { namespace, subresource: "status", signal });
-  await tell(cluster, { namespace, pod, reason: "error", message });
+  await tell(cluster, object, { reason: "error", message });
 }

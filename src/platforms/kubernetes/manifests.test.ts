@@ -114,7 +114,7 @@ describe("least privilege:", () => {
       "namespace: list watch /pods",
     ],
     "ums-operator": [
-      "cluster: get delete /pods",
+      "cluster: get list delete /pods",
       "cluster: get /namespaces",
       "cluster: get /nodes",
       "cluster: list /services",

@@ -1,28 +1,37 @@
-/** Events on a pod, with the original's type and reasons: what `kubectl describe pod` tells of a migration. */
+/** Events with the original's type and reasons: what `kubectl describe` tells of a migration, at its own object and at its pod. */
 import type { Cluster } from "./client.ts";
 import { events, pods } from "./kinds.ts";
+import { type MigrationObject, migrations } from "./migration.ts";
 
 export async function tell(
   cluster: Cluster,
-  { namespace, pod, reason, message }: { namespace: string; pod: string; reason: "ready" | "expose" | "error"; message: string },
+  { metadata, spec: { pod } }: Pick<MigrationObject, "metadata" | "spec">,
+  { reason, message }: { reason: "ready" | "error"; message: string },
 ): Promise<void> {
-  const uid = (await cluster.get(pods, pod, { namespace }))?.metadata?.uid;
+  const { namespace = "default", name = "", uid } = metadata;
+  const uidOfPod = (await cluster.get(pods, pod, { namespace }))?.metadata?.uid;
   const now = new Date().toISOString();
-  await cluster.create(
-    events,
-    {
-      apiVersion: "v1",
-      kind: "Event",
-      metadata: { generateName: `${pod}.`, namespace },
-      involvedObject: { apiVersion: "v1", kind: "Pod", namespace, name: pod, ...(uid === undefined ? {} : { uid }) },
-      type: "migration",
-      reason,
-      message,
-      firstTimestamp: now,
-      lastTimestamp: now,
-      count: 1,
-      source: { component: "ums" },
-    },
-    { namespace },
-  );
+  const involved = [
+    { apiVersion: migrations.apiVersion, kind: migrations.kind, name, uid },
+    { apiVersion: pods.apiVersion, kind: pods.kind, name: pod, uid: uidOfPod },
+  ];
+  for (const { uid: known, ...object } of involved) {
+    await cluster.create(
+      events,
+      {
+        apiVersion: "v1",
+        kind: "Event",
+        metadata: { generateName: `${object.name}.`, namespace },
+        involvedObject: { ...object, namespace, ...(known === undefined ? {} : { uid: known }) },
+        type: "migration",
+        reason,
+        message,
+        firstTimestamp: now,
+        lastTimestamp: now,
+        count: 1,
+        source: { component: "ums" },
+      },
+      { namespace },
+    );
+  }
 }
