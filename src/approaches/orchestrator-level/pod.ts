@@ -173,7 +173,10 @@ function selects({ metadata, spec }: Service, pod: Pod): boolean {
 
 /** Of the Services that lead to a pod, those by which it can't be led away: they lead to others of its namespace, too. */
 export function sharedServices(pod: Pod, services: readonly Service[], all: readonly Pod[]): Refusal[] {
-  const others = all.filter(({ metadata, status }) => metadata?.uid !== pod.metadata?.uid && status?.phase === "Running");
+  const others = all.filter(
+    ({ metadata, status }) =>
+      metadata?.uid !== pod.metadata?.uid && metadata?.deletionTimestamp === undefined && status?.phase === "Running",
+  );
   return services
     .filter((service) => service.spec?.clusterIP !== "None" && selects(service, pod))
     .flatMap((service) => {
