@@ -242,7 +242,14 @@ describe("a pod with everything, in a namespace of its own,", () => {
     spec: {
       initContainers: [
         { name: "prepare", image, command: ["sh", "-c", "echo once >>/disk/prepared"], volumeMounts: [disk] },
-        { name: "sidecar", image, restartPolicy: "Always", command: ["sh", "-c", count("sidecar")], volumeMounts: [disk] },
+        {
+          name: "sidecar",
+          image,
+          restartPolicy: "Always",
+          command: ["sh", "-c", count("sidecar")],
+          // Mounted before the sidecar is restored, and the volume's files come after that.
+          volumeMounts: [disk, { name: "disk", mountPath: "/part", subPath: "inner" }],
+        },
       ],
       containers: [
         {
