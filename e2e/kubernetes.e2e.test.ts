@@ -247,7 +247,7 @@ describe("a pod with everything, in a namespace of its own,", () => {
           image,
           restartPolicy: "Always",
           command: ["sh", "-c", count("sidecar")],
-          // Mounted before the sidecar is restored, and the volume's files come after that.
+          // Mounted by the kubelet before the volume's files come.
           volumeMounts: [disk, { name: "disk", mountPath: "/part", subPath: "inner" }],
         },
       ],
