@@ -471,8 +471,8 @@ describe("what UMS's accounts may do", () => {
       await expect(each?.create(secrets, { metadata: { name: "another" } })).rejects.toThrow(forbidden);
     }
     expect((await coordinator?.list(pods, { namespace: undefined }))?.items).toEqual([]);
-    expect((await operator?.list(pods, all))?.items).toEqual([]);
-    await expect(operator?.list(pods, { namespace: undefined })).rejects.toThrow(forbidden);
+    expect((await operator?.list(pods, { namespace: undefined }))?.items).toEqual([]);
+    await expect(operator?.patch(pods, "any", { metadata: { labels: { any: "any" } } })).rejects.toThrow(forbidden);
     await expect(users?.list(pods, all)).rejects.toThrow(forbidden);
     await expect(node?.list(pods, all)).rejects.toThrow(forbidden);
     await expect(node?.delete(pods, "any")).rejects.toThrow(forbidden);

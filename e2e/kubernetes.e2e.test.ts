@@ -659,7 +659,8 @@ describe("a Migration object", () => {
     const word = "sesame-open";
     await a.apply({ apiVersion: "v1", kind: "Secret", metadata: { name: "word" }, stringData: { word } });
     await b.apply({ apiVersion: "v1", kind: "Secret", metadata: { name: "word" }, stringData: { word } });
-    await start("discreet", {}, { env: [{ name: "WORD", valueFrom: { secretKeyRef: { name: "word", key: "word" } } }] });
+    const env = [{ name: "WORD", valueFrom: { secretKeyRef: { name: "word", key: "word" } } }];
+    await start("discreet", {}, { command: ["sleep", "infinity"], env });
     await createMigration(a, { name: "discreet", pod: "discreet", to: b });
     await kubectl(a, "wait", "--for=condition=Succeeded", "migration/discreet", "--timeout=60s");
     for (const site of [a, b]) expect(await kubectl(site, "get", "migrations", "--output=yaml")).not.toContain(word);
