@@ -7,9 +7,7 @@ import { arrivalName, migrationFinalizer, type MigrationObject, migrations } fro
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
 
-/** The pod of a record that only refuses its id. */
-const nobody = "none";
-/** No request comes so late. */
+/** No request comes so late: then a record that only refuses its id has done its work. */
 const refusedMs = 24 * 3_600_000;
 
 export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName: string }): ArrivalRecords {
@@ -110,7 +108,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       });
     },
     async refuse(id, peer) {
-      const made = await make({ id, peer, namespace: cluster.namespace, pod: nobody });
+      const made = await make({ id, peer, namespace: cluster.namespace, pod: "none" });
       await patchStatus(made, { id, phase: "RolledBack", endedAt: new Date().toISOString() });
       await letGo(made);
     },
@@ -141,8 +139,8 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       // A crash may have come between the end and this.
       for (const ended of items.filter(({ status, metadata }) => status?.endedAt !== undefined && metadata.finalizers?.length))
         await letGo(ended);
-      for (const { metadata, spec, status } of items) {
-        const isOld = spec.pod === nobody && Date.now() - Date.parse(status?.endedAt ?? "") > refusedMs;
+      for (const { metadata, status } of items.filter((each) => factsOf(each).need === undefined)) {
+        const isOld = Date.now() - Date.parse(status?.endedAt ?? "") > refusedMs;
         if (isOld) await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
       }
       return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
