@@ -206,6 +206,8 @@ describe("sharedServices", () => {
     expect(sharedServices(shop, [service({ selector, clusterIP: "None" })], [shop, other])).toEqual([]);
     expect(sharedServices(shop, [service({}, { [podLabel]: "shop" })], [shop, other])).toEqual([]);
     expect(sharedServices(shop, [service({ selector })], [shop, { ...other, status: { phase: "Succeeded" } }])).toEqual([]);
+    const leaving = { ...other, metadata: { ...other.metadata, deletionTimestamp: new Date(0).toISOString() } } as unknown as Pod;
+    expect(sharedServices(shop, [service({ selector })], [shop, leaving])).toEqual([]);
   });
 });
 

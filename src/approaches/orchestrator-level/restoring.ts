@@ -104,7 +104,8 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
 
   const destination: Destination = {
     async reserve(_plan, signal) {
-      await site.ask("PUT", "", { body: wholeNeed ?? facts().need, timeoutMs: limits.reserveMs, signal });
+      if (!wholeNeed) throw new UmsError("INTERNAL", `Migration ${plan.id} was not admitted by this operator.`);
+      await site.ask("PUT", "", { body: wholeNeed, timeoutMs: limits.reserveMs, signal });
       const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },
