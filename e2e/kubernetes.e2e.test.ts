@@ -673,10 +673,10 @@ describe("a Migration object", () => {
   });
 
   test("of a pod whose liveness probe would lose its patience during the dump is undone before that", async () => {
-    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 11 };
+    const livenessProbe = { tcpSocket: { port: 6379 }, periodSeconds: 1, timeoutSeconds: 1, failureThreshold: 16 };
     await start("impatient", {}, { livenessProbe });
     await run(a, "impatient", "main", "redis-cli set here stays");
-    await createMigration(a, { name: "impatient", pod: "impatient", to: b, breakpoint: "transfer before 10050" });
+    await createMigration(a, { name: "impatient", pod: "impatient", to: b, breakpoint: "transfer before 12050" });
     await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/impatient", "--timeout=90s");
     expect((await migrationIn(a, "impatient")).status).toMatchObject({ phase: "RolledBack", error: { code: "LIVENESS" } });
     expect(await isThere(b, "impatient")).toBe(false);

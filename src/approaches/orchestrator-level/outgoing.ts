@@ -12,7 +12,7 @@ import { createDestinationSite } from "../destination.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf } from "../protocol.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
-import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices } from "./pod.ts";
+import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices, standstillMs } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 import { allSettled } from "./settled.ts";
 import { snapshotTransfers } from "./snapshot.ts";
@@ -78,8 +78,6 @@ export type Examined = Readonly<{
   refusals: readonly { site: "source" | "destination"; code: ErrorCode; detail: string }[];
 }>;
 
-/** What of a probe's patience is left for an undo. */
-const probeMarginMs = 1_000;
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
 const goneMs = 60_000;
@@ -328,7 +326,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     async transfer(_plan, signal) {
       // Its end freezes the pod's own group; until then a probe that fails too often has the service killed, and started afresh.
       const budgetMs = livenessBudgetMs(facts().need.pod);
-      const leftMs = budgetMs === undefined ? limits.transferMs : heldAt + budgetMs - probeMarginMs - performance.now();
+      const leftMs = budgetMs === undefined ? limits.transferMs : heldAt + standstillMs(budgetMs) - performance.now();
       const probed = AbortSignal.timeout(Math.max(0, Math.round(leftMs)));
       const { parts: took = {}, bytesSent = 0 } = await onNode("transfer", {
         signal: AbortSignal.any([signal, probed]),

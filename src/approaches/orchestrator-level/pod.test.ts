@@ -10,6 +10,7 @@ import {
   restoreAnnotation,
   servicePorts,
   sharedServices,
+  standstillMs,
   startBudgetMs,
 } from "./pod.ts";
 
@@ -173,6 +174,10 @@ test("livenessBudgetMs is the patience of the least patient liveness probe", () 
   expect(livenessBudgetMs(probed(undefined))).toBeUndefined();
   expect(livenessBudgetMs(probed({}))).toBe(21_000);
   expect(livenessBudgetMs(probed({}, { periodSeconds: 1, failureThreshold: 3, timeoutSeconds: 2 }, undefined))).toBe(4_000);
+});
+
+test("standstillMs leaves a quarter of the budget to an undo, at least one second and at most five", () => {
+  expect([700, 3_000, 8_000, 16_000, 21_000, Infinity].map(standstillMs)).toEqual([0, 2_000, 6_000, 12_000, 16_000, Infinity]);
 });
 
 test("startBudgetMs counts the delay of a probe, and a startup probe before a liveness probe", () => {

@@ -126,7 +126,13 @@ const least = (times: readonly number[]) => (times.length === 0 ? undefined : Ma
 export const livenessBudgetMs = (pod: Pod) =>
   least(runningContainers(pod).flatMap(({ livenessProbe }) => (livenessProbe ? [patienceMs(livenessProbe)] : [])));
 
-/** The same of containers that answer no probe from their start on. */
+/**
+ * For how long of such a budget (ms) the containers may stand still, so that an undo is done before it ends also on a busy
+ * machine: all but a quarter, which is at least one second and at most five.
+ */
+export const standstillMs = (budgetMs: number) => Math.max(0, Math.round(budgetMs - Math.min(5_000, Math.max(1_000, budgetMs / 4))));
+
+/** The budget of containers that answer no probe from their start on. */
 export const startBudgetMs = (pod: Pod) =>
   least(
     runningContainers(pod).flatMap(({ startupProbe, livenessProbe }) => {

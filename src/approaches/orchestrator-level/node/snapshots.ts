@@ -18,6 +18,7 @@ import { createStreamStore, sendKept } from "../../../transfer/kept-streams.ts";
 import { imageSlackBytes, sendWhileDumped } from "../../../transfer/memory.ts";
 import { syncDirectory, writeDurably } from "../../../trust/durable-file.ts";
 import { type CheckResult, closed } from "../../protocol.ts";
+import { standstillMs } from "../pod.ts";
 import { PodOnNode } from "../protocol.ts";
 import {
   type KnownSnapshot,
@@ -90,8 +91,6 @@ const Mark = Type.Object(
 type Mark = Static<typeof Mark>;
 
 const workSuffix = ".checkpoint";
-/** What of a probe's patience is left for the thaw. */
-const probeMarginMs = 500;
 const retryMs = 2_000;
 /** A node serves its other pods even if one of them can't be let go. */
 const recoverMs = 60_000;
@@ -185,7 +184,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
    */
   async function standStill(id: string, { pod, livenessMs }: TakeSnapshot, { signal, files, memory, begun }: Standing): Promise<number> {
     const startedAt = performance.now();
-    const probed = AbortSignal.timeout(Math.max(0, Math.min(livenessMs ?? Infinity, limits.transferMs) - probeMarginMs));
+    const probed = AbortSignal.timeout(Math.min(standstillMs(livenessMs ?? Infinity), limits.transferMs));
     const giveUp = new AbortController();
     const until = AbortSignal.any([signal, probed, giveUp.signal]);
     try {
