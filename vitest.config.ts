@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
 
 const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
+const bareClusters = ["e2e/clusters.e2e.test.ts"];
+const clusterKills = ["e2e/kubernetes-kills.e2e.test.ts"];
 // Each file has hosts, or clusters, of its own, and two of a kind at once would fall over each other's timing.
 const oneByOne = { fileParallelism: false, testTimeout: 180_000, hookTimeout: 180_000 };
 
@@ -18,7 +20,18 @@ export default defineConfig({
       },
       // After the unit tests, which would disturb what is timed here.
       { test: { name: "hosts", include: ["e2e/**/*.e2e.test.ts"], exclude: ofClusters, sequence: { groupOrder: 1 }, ...oneByOne } },
-      { test: { name: "clusters", include: ofClusters, sequence: { groupOrder: 2 }, ...oneByOne } },
+      // It looks for what clusters leave on the machine: before others come and go beside it.
+      { test: { name: "clusters", include: bareClusters, sequence: { groupOrder: 1 }, ...oneByOne } },
+      {
+        test: {
+          name: "kubernetes",
+          include: ofClusters,
+          exclude: [...bareClusters, ...clusterKills],
+          sequence: { groupOrder: 2 },
+          ...oneByOne,
+        },
+      },
+      { test: { name: "cluster-kills", include: clusterKills, sequence: { groupOrder: 2 }, ...oneByOne } },
     ],
   },
 });

@@ -56,8 +56,11 @@ await buildImages(["redis", "services"]);
 await prepareClusters();
 const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
 try {
-  // Side by side, since tests between clusters wait for most of their time. In each, one file after another.
-  const both = await Promise.all([run("hosts", ["unit", "hosts"], directory), run("clusters", ["clusters"], directory)]);
+  // Side by side, since tests between clusters wait for most of their time. In each, one file after another, and about as long.
+  const both = await Promise.all([
+    run("hosts", ["unit", "hosts", "cluster-kills"], directory),
+    run("clusters", ["clusters", "kubernetes"], directory),
+  ]);
   const sum = (count: keyof Counts) => both.reduce((total, each) => total + each[count], 0);
   const [passed, failed, skipped] = [sum("passed"), sum("failed"), sum("skipped")];
   const isNothing = passed + failed + skipped === 0;
