@@ -491,6 +491,23 @@ describe("refused, and nothing is changed", () => {
     await expectNothingLeft();
   });
 
+  test("CRIU_TOO_OLD: a node of the source whose CRIU does not run", async () => {
+    await a.apply(pod("undumpable"));
+    await ready(a, "undumpable");
+    // What has worked is not tried again for a minute, but by another process.
+    await remove(a, "pods", "--selector=app=ssu-interface");
+    await kubectl(a, "rollout", "status", "daemonset/ssu-interface", "--timeout=60s");
+    const inInterface = (...command: string[]) => kubectl(a, "exec", "daemonset/ssu-interface", "--", ...command);
+    await inInterface("mount", "--bind", "/bin/false", "/opt/ums/criu/criu");
+    try {
+      await expectRefused("undumpable", "CRIU_TOO_OLD");
+    } finally {
+      await inInterface("umount", "/opt/ums/criu/criu");
+    }
+    await remove(a, "pod/undumpable");
+    await expectNothingLeft();
+  });
+
   test("an image that the destination can't pull is found out before the freeze", async () => {
     const local = "localhost/only-here:1";
     await a.cluster.nodes[0].exec(["ctr", "--namespace=k8s.io", "images", "tag", image, local]);
@@ -810,6 +827,22 @@ describe("a Migration object", () => {
     await setBreakpoint(a, "decided", undefined);
     await kubectl(a, "wait", "--for=condition=Succeeded", "migration/decided", "--timeout=60s");
     await forget("decided");
+  });
+
+  test("whose arrival and pod are deleted before it has heard of the commit is remembered until then, and not undone", async () => {
+    await start("unheard");
+    await createMigration(a, { name: "unheard", pod: "unheard", to: b, breakpoint: "restore after" });
+    await atBreakpoint(a, "unheard", { step: "restore", moment: "after" });
+    const arrival = await arrivalOf("unheard");
+    await arrival.note({ verdict: "committed" });
+    await expect.poll(arrival.phase, { timeout: 60_000 }).toBe("Succeeded");
+    await kubectl(b, "delete", "migration", arrival.name, "--wait=false");
+    await remove(b, "pod/unheard");
+    await setBreakpoint(a, "unheard", undefined);
+    await kubectl(a, "wait", "--for=condition=Succeeded", "migration/unheard", "--timeout=60s");
+    expect(await isThere(a, "unheard")).toBe(false);
+    await kubectl(b, "wait", "--for=delete", `migration/${arrival.name}`, "--timeout=30s");
+    await forget("unheard");
   });
 });
 

@@ -17,7 +17,16 @@ export type DestinationSite = Readonly<{
   destroyRestored(): Promise<void>;
   /** @returns what the destination tells of the copy that it now owns @throws CopyIsGone */
   commit<T>(): Promise<T>;
+  /**
+   * Tells the destination that its commit is known here, so that it needn't remember the migration any longer. Rejects
+   * never: a destination that doesn't hear it forgets later.
+   */
+  acknowledge(): Promise<void>;
 }>;
+
+/** Nothing but the migration's end waits for it. */
+const acknowledgeMs = 5_000;
+const ignore = () => undefined;
 
 export function createDestinationSite(
   peer: PeerClient,
@@ -42,5 +51,6 @@ export function createDestinationSite(
     // Longer than a restore may take: the destination ends it first.
     destroyRestored: () => request("DELETE", "", { timeoutMs: restoreMs + requestMs }),
     commit: <T>() => request<T>("POST", "/commit").catch(orGone),
+    acknowledge: () => request("POST", "/acknowledge", { timeoutMs: acknowledgeMs }).then(ignore, ignore),
   };
 }

@@ -132,8 +132,8 @@ export async function runCoordinator(part: Part): Promise<void> {
     people: createPeople(cluster, api),
     ...(unsafeApi ? { unsafeHttp: unsafeApi } : {}),
     registerPeerRoutes(app) {
-      const { create, arm, restore, commit, collect: _, ...arrivals } = incoming;
-      registerPeerRoutes(app, { ...arrivals, actions: { create, arm, restore, commit } });
+      const { create, arm, restore, commit, acknowledge, collect: _, ...arrivals } = incoming;
+      registerPeerRoutes(app, { ...arrivals, actions: { create, arm, restore, commit, acknowledge } });
     },
     onData: (socket) => void socket.destroy(), // the interfaces take data
     // Behind a NodePort every caller may have the address of a node.
@@ -188,7 +188,9 @@ export async function runInterface(part: Part): Promise<void> {
   await mkdir(nodeDirectories.work, { recursive: true, mode: 0o700 });
   const common = {
     workDirectory: nodeDirectories.work,
+    imageDirectories,
     limits: clusterLimits,
+    check: async (waiting: AbortSignal) => summary("CRIU", await criuChecks(criu, waiting)),
     openData: (target: DataTarget, migrationId: string, waiting: AbortSignal) =>
       openDataConnection(trust, target, { migrationId, signal: waiting }),
   };
@@ -197,11 +199,9 @@ export async function runInterface(part: Part): Promise<void> {
     ...common,
     control: createPodControl(tools),
     root: snapshotRoot,
-    imageDirectories,
-    check: async (waiting) => summary("CRIU", await criuChecks(criu, waiting)),
     log,
   });
-  const leaving = snapshots.apartFrom(createLeaving({ ...common, tools, imageDirectories, log }));
+  const leaving = snapshots.apartFrom(createLeaving({ ...common, tools, log }));
   const arriving = createArriving({
     imageDirectories,
     stagingDirectories: nodeDirectories.staging,

@@ -45,7 +45,9 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
       log: logger,
       registerPeerRoutes(app) {
         const { loadImage, create, arm, restore, commit, ...incoming } = coordinator.incoming;
-        registerPeerRoutes(app, { ...incoming, actions: { image: loadImage, create, arm, restore, commit } });
+        // Nobody can make a host forget.
+        const acknowledge = async () => undefined;
+        registerPeerRoutes(app, { ...incoming, actions: { image: loadImage, create, arm, restore, commit, acknowledge } });
       },
       onData: (socket, head, { migrationId, peer }) => {
         coordinator.incoming.data(migrationId, peer, socket, head).catch((cause: unknown) => {

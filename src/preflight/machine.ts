@@ -53,7 +53,18 @@ export async function cgroupPeers(): Promise<CheckResult> {
 }
 
 /** Room for the memory image in the first directory that has it, and for the restored memory beside it. */
-export async function memory(imageDirectories: readonly string[], { memoryBytes }: Pick<Measures, "memoryBytes">): Promise<CheckResult> {
+export const memory = (imageDirectories: readonly string[], { memoryBytes }: Pick<Measures, "memoryBytes">): Promise<CheckResult> =>
+  imageRoom(imageDirectories, memoryBytes, { besideBytes: memoryBytes });
+
+/** Room for the memory image where the service runs, and has its memory already. */
+export const dumpRoom = (imageDirectories: readonly string[], { memoryBytes }: Pick<Measures, "memoryBytes">): Promise<CheckResult> =>
+  imageRoom(imageDirectories, memoryBytes, { besideBytes: 0 });
+
+async function imageRoom(
+  imageDirectories: readonly string[],
+  memoryBytes: number,
+  { besideBytes }: { besideBytes: number },
+): Promise<CheckResult> {
   const image = memoryBytes + imageSlackBytes;
   const candidates = await Promise.all(
     imageDirectories.map(async (directory) => {
@@ -69,9 +80,9 @@ export async function memory(imageDirectories: readonly string[], { memoryBytes 
       `The image takes ${mebibytes(image)}; the roomiest of the image directories has ${mebibytes(most)}.`,
     ]);
   }
-  const wanted = memoryBytes + (chosen.inMemory ? image : 0);
+  const wanted = besideBytes + (chosen.inMemory ? image : 0);
   const available = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(await readFile("/proc/meminfo", "utf8"))?.[1] ?? 0) * 1024;
-  const words = chosen.inMemory ? "the service and its image in tmpfs" : "the service";
+  const words = [...(besideBytes > 0 ? ["the service"] : []), ...(chosen.inMemory ? ["its image in tmpfs"] : [])].join(" and ");
   return verdict(
     "memory",
     "NO_MEMORY",

@@ -1,12 +1,13 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { mergeSettings } from "./containers-conf.ts";
 import { featuresOf } from "./cpu.ts";
 import { hardLimit, listOf, missingBytes } from "./destination.ts";
+import { dumpRoom, memory } from "./machine.ts";
 import { boundSockets, dumpableDevice, heldResources, openProtocols, unixConnections } from "./resources.ts";
 import { isAtLeast } from "./version.ts";
 
@@ -20,6 +21,18 @@ describe("versions", () => {
     ["5.15.0", "6.1", false],
     ["no version", "1", false],
   ])("%s is at least %s: %s", (version, wanted, expected) => expect(isAtLeast(version, wanted)).toBe(expected));
+});
+
+describe("room for the memory image", () => {
+  const onDisk = ["/var/lib/no-such-directory"];
+
+  test("is looked for in every directory; the service's own memory counts where it is restored alone", async () => {
+    const total = totalmem();
+    expect(await dumpRoom(["/proc", ...onDisk], { memoryBytes: 1 << 20 })).toMatchObject({ ok: true });
+    expect(await dumpRoom(["/dev/shm", ...onDisk], { memoryBytes: 2 ** 50 })).toMatchObject({ ok: false, code: "NO_ROOM" });
+    expect(await dumpRoom(onDisk, { memoryBytes: total })).toMatchObject({ ok: true });
+    expect(await memory(onDisk, { memoryBytes: total })).toMatchObject({ ok: false, code: "NO_MEMORY" });
+  });
 });
 
 describe("containers.conf", () => {

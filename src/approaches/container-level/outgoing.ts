@@ -223,6 +223,7 @@ export function createOutgoing(
       await engine.remove(container.id);
       for (const { name } of container.volumes) await engine.removeVolume(name);
       await parts.marks.clear(container.id);
+      await site.acknowledge();
     },
 
     async cleanUp() {

@@ -57,6 +57,8 @@ export type ArrivalRecords = Readonly<{
   /** Decides it, if nobody has. @returns what it is now */
   decide(id: string, verdict: Exclude<Verdict, "open">): Promise<Exclude<Verdict, "open">>;
   end(id: string, outcome: "committed" | "gone"): Promise<void>;
+  /** Its source knows of the commit: nobody will ask for it again. Before that no person can delete the record of a commit. */
+  acknowledge(id: string): Promise<void>;
   /** Those that have not ended, or have not been swept. */
   unfinished(): Promise<ArrivalRecord[]>;
   swept(id: string): Promise<void>;
@@ -81,6 +83,7 @@ export type IncomingPods = Readonly<{
   restore(id: string, peer: string): Promise<void>;
   /** @returns the Pod, as the original's answer shows it */
   commit(id: string, peer: string): Promise<CommitAnswer>;
+  acknowledge(id: string, peer: string): Promise<void>;
   destroy(id: string, peer: string): Promise<void>;
   state(id: string, peer: string): Promise<PeerState>;
   /**
@@ -367,6 +370,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       return { pod: pod ? withoutRestore(pod) : null };
     },
 
+    async acknowledge(id, peer) {
+      if ((await records.find(id))?.peer === peer) await records.acknowledge(id);
+    },
+
     async destroy(id, peer) {
       const record = await records.find(id);
       if (!record) {
@@ -392,7 +399,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     },
   };
 
-  /** Whether a pod has come by this migration, whose record somebody has deleted: that can't be done before it has ended. */
+  /** Whether a pod has come by this migration, whose record is not there any more. */
   async function hasArrived(id: string): Promise<boolean> {
     const { items } = await cluster.list(pods, { namespace: undefined });
     return items.some(

@@ -343,7 +343,10 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       await allSettled([onNodes("let-through"), onNode("reset")]);
     },
 
-    remove: removePod,
+    async remove() {
+      await removePod();
+      await site.acknowledge();
+    },
 
     async cleanUp() {
       if (!parts.facts.get()) return; // refused at once

@@ -98,6 +98,7 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
     forwardClients: nothing,
     async remove() {
       if (temporary) await (await parts.node(nodeName)).removeSnapshot({ path, takenBy: facts().takenBy });
+      await site.acknowledge();
     },
     cleanUp: nothing,
   };

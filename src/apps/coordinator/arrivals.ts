@@ -7,8 +7,8 @@ import { arrivalName, migrationFinalizer, type MigrationObject, migrations } fro
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
 
-/** No request comes so late: then a record that only refuses its id has done its work. */
-const refusedMs = 24 * 3_600_000;
+/** No request comes so long after the end: then a record has done its work. */
+const rememberedMs = 24 * 3_600_000;
 
 export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName: string }): ArrivalRecords {
   /** Where each id's object is: asking for one by its name is quicker than looking for it, and a commit has clients waiting. */
@@ -47,7 +47,8 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       throw cause;
     }
   };
-  const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string };
+  const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string; acknowledged?: boolean };
+  const endedBefore = ({ status }: MigrationObject, ms: number) => Date.now() - Date.parse(status?.endedAt ?? "") > ms;
 
   function show(found: MigrationObject): ArrivalRecord {
     const { metadata, spec, status = {} } = found;
@@ -84,12 +85,15 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     }
   }
 
-  /** From its end on the object is history, which anybody may delete. */
+  /** From then on the object is history, which anybody may delete: a source that has not heard of the commit would go on with its copy. */
+  const isHistory = (object: MigrationObject) =>
+    object.status?.endedAt !== undefined &&
+    (object.status.phase !== "Succeeded" || factsOf(object).acknowledged === true || endedBefore(object, rememberedMs));
   const letGo = ({ metadata }: MigrationObject) =>
     cluster.patch(migrations, metadata.name ?? "", { metadata: { finalizers: null } }, { namespace: metadata.namespace });
 
   const patchStatus = ({ metadata }: MigrationObject, status: object) =>
-    cluster.patch(migrations, metadata.name ?? "", { status }, { namespace: metadata.namespace, subresource: "status" });
+    cluster.patch<MigrationObject>(migrations, metadata.name ?? "", { status }, { namespace: metadata.namespace, subresource: "status" });
 
   return {
     async find(id): Promise<ArrivalRecord | undefined> {
@@ -128,21 +132,24 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     },
     async end(id, outcome) {
       const phase = outcome === "committed" ? "Succeeded" : "RolledBack";
-      const found = await mustExist(id);
-      await patchStatus(found, { phase, endedAt: new Date().toISOString() });
+      const ended = await patchStatus(await mustExist(id), { phase, endedAt: new Date().toISOString() });
       namespaces.delete(id);
       // Not while clients wait; what fails here is done with the unfinished ones.
-      void letGo(found).catch(() => undefined);
+      if (isHistory(ended)) void letGo(ended).catch(() => undefined);
+    },
+    async acknowledge(id) {
+      const found = await object(id);
+      const told = found && (await patchStatus(found, { facts: { acknowledged: true } }));
+      namespaces.delete(id);
+      if (told && isHistory(told)) await letGo(told);
     },
     async unfinished() {
       const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
       // A crash may have come between the end and this.
-      for (const ended of items.filter(({ status, metadata }) => status?.endedAt !== undefined && metadata.finalizers?.length))
-        await letGo(ended);
-      for (const { metadata, status } of items.filter((each) => factsOf(each).need === undefined)) {
-        const isOld = Date.now() - Date.parse(status?.endedAt ?? "") > refusedMs;
-        if (isOld) await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
-      }
+      for (const history of items.filter((each) => isHistory(each) && each.metadata.finalizers?.length)) await letGo(history);
+      // Those that only refuse their id.
+      for (const { metadata } of items.filter((each) => factsOf(each).need === undefined && endedBefore(each, rememberedMs)))
+        await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
       return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
     },
     async swept(id) {

@@ -22,6 +22,7 @@ import { openJournal } from "../../platforms/podman-host/journal.ts";
 import { destinationChecks } from "../../preflight/destination.ts";
 import { describeNeed } from "../../preflight/need.ts";
 import { serviceChecks } from "../../preflight/service.ts";
+import { dumpRoom } from "../../preflight/machine.ts";
 import { siteChecks } from "../../preflight/site.ts";
 import { type ForwardedPort, installForwarding, removeForwarding } from "../../traffic/forward.ts";
 import { parseAddress } from "../../trust/address.ts";
@@ -160,7 +161,8 @@ export function createHostCoordinator({
       timeoutMs: milliseconds(config.limits.preflightSeconds),
       signal,
     });
-    return { container, own, theirs, described };
+    const room = await dumpRoom(config.imageDirectories, described.need);
+    return { container, own: [...own, room], theirs, described };
   }
 
   const refusalOf = (site: string, { name, code = "INTERNAL", detail = name }: CheckResult): Refusal => {

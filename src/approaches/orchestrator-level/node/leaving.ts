@@ -19,15 +19,15 @@ import {
 import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
-import { UmsError } from "../../../errors.ts";
-import { machineMeasures } from "../../../preflight/machine.ts";
+import { codeFrom, UmsError } from "../../../errors.ts";
+import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";
 import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
 import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { sendWhileDumped } from "../../../transfer/memory.ts";
-import type { DataTarget } from "../../protocol.ts";
+import type { CheckResult, DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
 import { makeRoomForDump } from "./dump.ts";
@@ -40,6 +40,8 @@ export type LeavingParts = Readonly<{
   /** On disk. */
   workDirectory: string;
   openData(target: DataTarget, migrationId: string, signal: AbortSignal): Promise<Parameters<typeof createSender>[0]>;
+  /** Whether CRIU can dump at all on this node. */
+  check(signal: AbortSignal): Promise<CheckResult[]>;
   limits: Readonly<{ transferMs: number }>;
   log: { warn(details: object, message: string): void };
 }>;
@@ -193,18 +195,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...pod.volumes.map(({ directory }) => directory),
         ...(shm === undefined ? [] : [shm]),
       ];
-      const [memory, fileBytes, machine, uids, held, launches] = await Promise.all([
+      const [memory, fileBytes, machine, uids, held, launches, abilities] = await Promise.all([
         Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
         diskUsage(directories, signal),
         machineMeasures(),
         Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
         Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
         Promise.all(containers.map(async ({ name, bundle }) => [name, await readLaunch(bundle)] as const)),
-      ]);
-      const refusals = held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
-        ...ioUring.map((detail) => ({ code: "IO_URING" as const, detail })),
-        ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND" as const, detail })),
-        ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE" as const, detail })),
+        parts.check(signal),
       ]);
       const measures = {
         memoryBytes: memory.reduce((a, b) => a + b, 0),
@@ -212,6 +210,15 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...machine,
         uids: [...new Set(uids.flat())].toSorted((a, b) => a - b),
       };
+      const lacking = [...abilities, await dumpRoom(parts.imageDirectories, measures)].filter(({ ok }) => !ok);
+      const refusals = [
+        ...held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
+          ...ioUring.map((detail) => ({ code: "IO_URING" as const, detail })),
+          ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND" as const, detail })),
+          ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE" as const, detail })),
+        ]),
+        ...lacking.map(({ name, code, detail = name }) => ({ code: codeFrom(code), detail })),
+      ];
       return { pod, measures, launches: Object.fromEntries(launches), refusals };
     },
 
