@@ -3,8 +3,10 @@ import { defineConfig } from "vitest/config";
 const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
 const bareClusters = ["e2e/clusters.e2e.test.ts"];
 const clusterKills = ["e2e/kubernetes-kills.e2e.test.ts"];
+// What a test waits for comes when the machine has time for it: its own default is a second.
+const patient = { expect: { poll: { timeout: 20_000 } } };
 // Each file has hosts, or clusters, of its own, and two of a kind at once would fall over each other's timing.
-const oneByOne = { fileParallelism: false, testTimeout: 180_000, hookTimeout: 180_000 };
+const oneByOne = { fileParallelism: false, testTimeout: 180_000, hookTimeout: 180_000, ...patient };
 
 export default defineConfig({
   test: {
@@ -15,6 +17,7 @@ export default defineConfig({
           include: ["{src,setup,e2e,bench}/**/*.test.ts"],
           exclude: ["**/*.e2e.test.ts"],
           testTimeout: 30_000,
+          ...patient,
           sequence: { groupOrder: 0 },
         },
       },
