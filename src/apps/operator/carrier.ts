@@ -27,7 +27,7 @@ import { tell } from "../../platforms/kubernetes/story.ts";
 import { parseAddress } from "../../trust/address.ts";
 import type { Forwardings } from "./forwardings.ts";
 import { makeMigrationOnce } from "./make-migration.ts";
-import { expectAlone } from "./rivals.ts";
+import { expectAlone, type Heir, heirFact } from "./rivals.ts";
 import type { Sites } from "./sites.ts";
 
 export type CarrierParts = Readonly<{
@@ -87,18 +87,23 @@ export function createCarrier(parts: CarrierParts): Carrier {
     await record.flush();
     const ended = await carried(object, record, { id, turn });
     if (!ended) return;
-    const again = ended.outcome === "succeeded" ? undefined : nextAttempt(object, ended.cause);
-    if (again && !turn.cancelled.aborted) {
-      const pauseMs = (again.attempt - 1) * lastRetryMs;
-      record.report({ waiting: `it is tried again in ${pauseMs / 1000} s: ${ended.cause?.message}` });
-      turn.waits();
-      // While it has not ended, so that an operator that takes over meanwhile tries again, too.
-      await sleep(pauseMs, undefined, { signal: AbortSignal.any([signal, turn.cancelled]) }).catch(() => undefined);
-      if (signal.aborted) return;
-    }
+    if (ended.outcome === "rolledBack") await tryAgain(object, record, { cause: ended.cause, turn });
+    if (signal.aborted) return;
     await finish(object, record, ended);
-    if (again && !turn.cancelled.aborted) await restoreRescued(again);
     await tellEnd(object, ended);
+  }
+
+  /** While this one has not ended, so that an operator that takes over meanwhile tries again, too. */
+  async function tryAgain(object: MigrationObject, record: MigrationRecord, { cause, turn }: { cause: Error | undefined; turn: Turn }) {
+    const again = nextAttempt(object, cause, (record.fact(heirFact) as Heir | undefined)?.migration ?? newMigrationId());
+    const isOver = AbortSignal.any([signal, turn.cancelled]);
+    if (!again || isOver.aborted) return;
+    const pauseMs = (again.attempt - 1) * lastRetryMs;
+    record.report({ waiting: `it is tried again in ${pauseMs / 1000} s: ${cause?.message}` });
+    turn.waits();
+    if (!(await sleep(pauseMs, true, { signal: isOver }).catch(() => false))) return;
+    await record.setFact(heirFact, { migration: again.rescued.migration } satisfies Heir);
+    await restoreRescued(again);
   }
 
   /** As {@link carry}, for one that may also be refused. */
@@ -230,12 +235,12 @@ export function createCarrier(parts: CarrierParts): Carrier {
   }
 
   /** A pod that has no other copy is not given up because an operator has died, or a node was busy. */
-  function nextAttempt({ metadata, spec }: MigrationObject, cause: Error | undefined): Restore | undefined {
+  function nextAttempt({ metadata, spec }: MigrationObject, cause: Error | undefined, migration: string): Restore | undefined {
     const { snapshot, pod } = spec;
     const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
     const isHopeless = cause !== undefined && codeOf(cause) === "SNAPSHOT_NOT_FOUND";
     if (!snapshot?.temporary || isHopeless || attempt >= attempts) return undefined;
-    const rescued = { node: snapshot.node, path: snapshot.path, migration: newMigrationId() };
+    const rescued = { node: snapshot.node, path: snapshot.path, migration };
     return { namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 };
   }
 

@@ -2,7 +2,6 @@ import { expect, test } from "vitest";
 import type { MigrationObject } from "../../platforms/kubernetes/migration.ts";
 import { expectAlone } from "./rivals.ts";
 
-const snapshot = (path: string) => ({ node: "a-1", path });
 function migration(uid: string, spec: Partial<MigrationObject["spec"]> = {}, status: Partial<MigrationObject["status"]> = {}) {
   return {
     apiVersion: "ums.dev/v1",
@@ -30,10 +29,14 @@ test("a migration is refused beside one of the same pod that has begun and not e
   );
 });
 
-test("one that makes a pod again of a dump goes on beside the one whose dump that is, and beside no other", () => {
-  const path = "/var/lib/kubelet/migration/ums-rescued/0123456789ab";
-  const undone = migration("one", {}, { facts: { source: { rescued: { node: "a-1", path, migration: "ba9876543210" } } } });
-  expect(code(migration("two", { snapshot: snapshot(path) }), undone)).toBe("alone");
-  expect(code(migration("two", { snapshot: snapshot("/var/lib/kubelet/migration/another") }), undone)).toBe("ALREADY_MIGRATING");
-  expect(code(migration("two"), undone)).toBe("ALREADY_MIGRATING");
+test("one that makes a pod again of a dump goes on beside the one that has left it that, and beside no other", () => {
+  const [node, path] = ["a-1", "/var/lib/kubelet/migration/ums-rescued/0123456789ab"];
+  const heir = (id: string) => migration("two", { id, snapshot: { node, path } });
+  const undone = migration("one", {}, { facts: { source: { rescued: { node, path, migration: "ba9876543210" } } } });
+  const tried = migration("one", { snapshot: { node, path } }, { facts: { heir: { migration: "ba9876543210" } } });
+  for (const before of [undone, tried]) {
+    expect(code(heir("ba9876543210"), before)).toBe("alone");
+    expect(code(heir("ba9876543211"), before)).toBe("ALREADY_MIGRATING");
+    expect(code(migration("two"), before)).toBe("ALREADY_MIGRATING");
+  }
 });

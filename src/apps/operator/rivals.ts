@@ -3,6 +3,16 @@ import { UmsError } from "../../errors.ts";
 import type { PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
 import { isSource, keyOf, type MigrationObject } from "../../platforms/kubernetes/migration.ts";
 
+/** In the journal of a Migration whose pod another one makes of the same dump: it ends, and does nothing to the pod any more. */
+export type Heir = Readonly<{ migration: string }>;
+export const heirFact = "heir";
+
+/** The migration that makes the pod again of its dump, if all else is lost. */
+function heirOf({ status }: MigrationObject): string | undefined {
+  const { source, [heirFact]: heir } = (status?.facts ?? {}) as { source?: PodFacts; [heirFact]?: Heir };
+  return (heir ?? source?.rescued)?.migration;
+}
+
 /**
  * Two at once would dump the same pod twice, and each would think that the other's copy is none.
  * @param options.all that are known
@@ -13,6 +23,7 @@ export function expectAlone(object: MigrationObject, { all, turns }: { all: read
   const { metadata, spec, status } = object;
   const others = all.filter((other) => other.metadata.uid !== metadata.uid && isSource(other));
   const own = turns.indexOf(keyOf(object));
+  const id = status?.id ?? spec.id;
   const comesFirst = (other: MigrationObject) => {
     const turn = turns.indexOf(keyOf(other));
     return turn < 0 ? other.status?.owner !== undefined : turn < own;
@@ -22,12 +33,10 @@ export function expectAlone(object: MigrationObject, { all, turns }: { all: read
       other.status?.endedAt === undefined &&
       other.metadata.namespace === metadata.namespace &&
       other.spec.pod === spec.pod &&
-      // One that is undone has its pod made again of its dump by another one, if all else is lost.
-      (!spec.snapshot || (other.status?.facts?.["source"] as PodFacts | undefined)?.rescued?.path !== spec.snapshot.path) &&
+      (id === undefined || heirOf(other) !== id) &&
       comesFirst(other),
   );
   if (rival) throw new UmsError("ALREADY_MIGRATING", `Pod ${spec.pod} is being migrated by ${rival.status?.id ?? rival.metadata.name}.`);
-  const id = status?.id ?? spec.id;
   if (id !== undefined && others.some((other) => (other.status?.id ?? other.spec.id) === id))
     throw new UmsError("BAD_REQUEST", `Another migration has the id ${id}.`);
 }
