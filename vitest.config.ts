@@ -3,8 +3,8 @@ import { defineConfig } from "vitest/config";
 const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
 const bareClusters = ["e2e/clusters.e2e.test.ts"];
 const clusterKills = ["e2e/kubernetes-kills.e2e.test.ts"];
-// What a test waits for comes when the machine has time for it: its own default is a second.
-const patient = { expect: { poll: { timeout: 20_000 } } };
+// What a test waits for comes when the machine has time for it: by itself, vitest waits for a second, and asks twenty times.
+const patient = { expect: { poll: { timeout: 20_000, interval: 200 } } };
 // Each file has hosts, or clusters, of its own, and two of a kind at once would fall over each other's timing.
 const oneByOne = { fileParallelism: false, testTimeout: 180_000, hookTimeout: 180_000, ...patient };
 

@@ -1,6 +1,6 @@
 /** `Migration` objects as kubectl shows them, and the steps at which a test makes them wait. */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
+import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
 import type { ClusterSite } from "./cluster-sites.ts";
 
 const annotation = "ums.dev/breakpoint";
@@ -15,7 +15,9 @@ export async function createMigration(
 }
 
 export async function migrationIn({ cluster }: ClusterSite, name: string): Promise<MigrationObject> {
-  return JSON.parse((await cluster.kubectl(["get", "migration", name, "--output=json", "--request-timeout=5s"])).stdout) as MigrationObject;
+  const found = await cluster.api.get(migrations, name);
+  if (!found) throw new Error(`${cluster.name} has no migration ${name}.`);
+  return found;
 }
 
 /** Resolves when the migration waits there. */

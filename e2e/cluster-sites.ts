@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { dump, loadAll } from "js-yaml";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
+import { nodes } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { type Cluster, type Clusters, type ClustersOptions, createClusters } from "./clusters.ts";
 import { type UmsCommand, umsCommand } from "./ums-command.ts";
@@ -72,8 +73,7 @@ function withSettings(file: string, settings: Readonly<Record<string, string>>):
 /** Resolves when every node can take pods in. */
 async function restoring(cluster: Cluster, timeoutMs = 60_000): Promise<void> {
   for (const until = Date.now() + timeoutMs; Date.now() < until; await sleep(200)) {
-    const { stdout } = await cluster.kubectl(["get", "nodes", "--selector=ums.dev/restores=true", "--output=name"]);
-    if (stdout.split("\n").filter(Boolean).length === cluster.nodes.length) return;
+    if ((await cluster.api.list(nodes, { labels: "ums.dev/restores=true" })).length === cluster.nodes.length) return;
   }
   throw new Error(`Not every node of cluster ${cluster.name} can take pods in.`);
 }

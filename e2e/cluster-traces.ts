@@ -1,5 +1,6 @@
 /** What UMS could leave behind in a cluster and on its nodes: a list before and one after must be the same. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { endpointSlices, type Kind, type KubernetesObject, pods, services } from "../src/platforms/kubernetes/kinds.ts";
 import type { ClusterSite } from "./cluster-sites.ts";
 import type { ClusterNode } from "./cluster/node.ts";
 
@@ -32,10 +33,13 @@ async function tracesOn(node: ClusterNode): Promise<string[]> {
 
 /** Everything in a site that a migration makes and must take away again, but its `Migration` object. */
 export async function tracesIn({ cluster }: ClusterSite): Promise<Traces> {
-  const { stdout } = await cluster.kubectl(["get", "services,endpointslices,pods", "--namespace=default", "--output=name"]);
-  const objects = stdout
-    .split("\n")
-    .filter((name) => /\/ums-|^pod\//.test(name) && !/^pod\/(migration-|ssu-interface)/.test(name))
+  const kinds: Kind<KubernetesObject>[] = [services, endpointSlices, pods];
+  const found = await Promise.all(
+    kinds.map(async (kind) => (await cluster.api.list(kind)).map(({ metadata }) => `${kind.kind}/${metadata?.name}`)),
+  );
+  const objects = found
+    .flat()
+    .filter((name) => /\/ums-|^Pod\//.test(name) && !/^Pod\/(migration-|ssu-interface)/.test(name))
     .map((name) => `${cluster.name}: ${name}`);
   return [...objects, ...(await Promise.all(cluster.nodes.map(tracesOn))).flat()].toSorted();
 }

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { kubernetesPrograms, registryProgram } from "../setup/cluster-programs.ts";
 import { clusterNodeRoot } from "../setup/cluster-node.ts";
 import { containerImages, type NamedImage } from "../setup/container-images.ts";
+import { type ApiReader, readApi } from "./cluster/api.ts";
 import { createAuthority, kubeconfig } from "./cluster/certificates.ts";
 import { type ClusterNode, createNode, type ServiceName } from "./cluster/node.ts";
 import { type Registry, startRegistry } from "./cluster/registry.ts";
@@ -28,6 +29,8 @@ export type Cluster = Readonly<{
   nodes: readonly [ClusterNode, ...ClusterNode[]];
   /** kubectl as an administrator, run in the wan. */
   kubectl(args: readonly string[], options?: ExecOptions): Promise<ExecResult>;
+  /** As the same administrator, for what is asked again and again. */
+  api: ApiReader;
   /** An outage: the API server is killed, and stays away until {@link startApiServer}. */
   stopApiServer(): Promise<void>;
   /** Resolves when it answers again. */
@@ -191,8 +194,9 @@ async function createCluster({ name, run, wan, root, programs, registry, pushed,
   );
   if (!first) throw new Error("a cluster has nodes");
   const nodes: Cluster["nodes"] = [first, ...others];
+  const administration = [join(programs, "kubectl"), `--kubeconfig=${configuration}`];
   const kubectl = (args: readonly string[], options: ExecOptions = {}) =>
-    wan.exec([join(programs, "kubectl"), `--kubeconfig=${configuration}`, ...args], {
+    wan.exec([...administration, ...args], {
       ...options,
       // Not into the home of whoever runs the tests.
       env: { KUBECACHEDIR: join(run.directory, `kubectl-${name}`), ...options.env },
@@ -229,6 +233,7 @@ async function createCluster({ name, run, wan, root, programs, registry, pushed,
     server,
     nodes,
     kubectl,
+    api: await readApi(wan, { kubectl: administration, socket: join(run.directory, `api-${name}.sock`) }),
     stopApiServer: () => first.stop("kube-apiserver"),
     startApiServer: async () => {
       await first.start("kube-apiserver");

@@ -5,8 +5,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { containerImages } from "../setup/container-images.ts";
 import { describeOriginalApi } from "../src/apps/coordinator/original.contract.ts";
-import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
-import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
+import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, migrationIn } from "./cluster-migrations.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites } from "./cluster-sites.ts";
@@ -48,9 +48,8 @@ const memhog = {
 
 const addressOf = ({ cluster }: ClusterSite) => `${cluster.nodes[0].address}:30001`;
 const tokenOf = async ({ cluster }: ClusterSite, account: string) => (await cluster.kubectl(["create", "token", account])).stdout;
-const isAt = async ({ cluster }: ClusterSite) => (await cluster.kubectl(["get", "pod/memhog"], { reject: false })).exitCode === 0;
-const migrationsOf = async ({ cluster }: ClusterSite) =>
-  (await cluster.kubectl(["get", "migrations", "--output=name"])).stdout.split("\n").filter(Boolean).length;
+const isAt = async ({ cluster }: ClusterSite) => (await cluster.api.get(pods, "memhog")) !== undefined;
+const migrationsOf = async ({ cluster }: ClusterSite) => (await cluster.api.list(migrations)).length;
 /** Counts on where it was: each line is one more than the one before. */
 const countsOf = async ({ cluster }: ClusterSite, pod = "memhog") =>
   [...(await cluster.kubectl(["logs", pod])).stdout.matchAll(/Counter: (\d+)$/gm)].map(([, count]) => Number(count));
@@ -206,12 +205,11 @@ describe("a Podmigration", () => {
     expect(status).toMatchObject({ state: "Completed", activePod: "memhog", currentRevision: expect.stringMatching(/^mig-/) });
     expect([await isAt(a), await isAt(b)]).toEqual([false, true]);
     await a.cluster.kubectl(["delete", "podmigration/away"]);
-    const migration = async () => (await a.cluster.kubectl(["get", `migration/${status.currentRevision}`], { reject: false })).exitCode;
-    await expect.poll(migration, { timeout: 30_000 }).toBe(1);
+    await expect.poll(() => a.cluster.api.get(migrations, status.currentRevision ?? ""), { timeout: 30_000 }).toBeUndefined();
   });
 
   test("moves a pod to another node of its cluster, under another name", async () => {
-    const nodeOf = async (pod: string) => (await b.cluster.kubectl(["get", `pod/${pod}`, "--output=jsonpath={.spec.nodeName}"])).stdout;
+    const nodeOf = async (pod: string) => (await b.cluster.api.get(pods, pod))?.spec?.nodeName;
     const here = await nodeOf("memhog");
     const there = b.cluster.nodes.map(({ name }) => name).find((name) => name !== here) ?? "";
     await b.apply({

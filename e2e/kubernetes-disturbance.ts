@@ -6,9 +6,9 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { leases, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { containerImages } from "../setup/container-images.ts";
-import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
+import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites, followedMs, moved, served } from "./cluster-sites.ts";
@@ -198,8 +198,7 @@ async function settled({ a, b }: ClusterSites, name: string): Promise<MigrationO
   for (const until = Date.now() + settleMs; Date.now() < until; await sleep(300)) {
     try {
       const own = await migrationIn(a, name);
-      const { stdout } = await b.cluster.kubectl(["get", "migrations", "--output=json", "--request-timeout=5s"]);
-      const theirs = (JSON.parse(stdout) as { items: MigrationObject[] }).items;
+      const theirs = await b.cluster.api.list(migrations);
       const open = theirs.filter(({ status }) => status?.endedAt === undefined);
       last = { own: own.status?.phase, waiting: own.status?.waiting, openAtDestination: open.length };
       if (own.status?.endedAt !== undefined && open.length === 0) return own;
@@ -278,7 +277,7 @@ async function killDuring(sites: ClusterSites, name: string, which: ClusterCase)
 
 /** Whichever operator leads, as a field selector. */
 async function leader({ cluster }: ClusterSite): Promise<string> {
-  return `pod ${(await cluster.kubectl(["get", "lease", "migration-operator", "--output=jsonpath={.spec.holderIdentity}"])).stdout}`;
+  return `pod ${(await cluster.api.get(leases, "migration-operator"))?.spec?.holderIdentity}`;
 }
 
 /** It stands still until another one leads and has begun to undo; then it goes on in the middle of what it was doing. */
@@ -297,9 +296,8 @@ async function signalPart(
   { cluster }: ClusterSite,
   { which, signal = "KILL" }: { which: string; signal?: "KILL" | "STOP" | "CONT" },
 ): Promise<void> {
-  const selection = which.startsWith("pod ") ? [`--field-selector=metadata.name=${which.slice(4)}`] : [`--selector=${which}`];
-  const { stdout } = await cluster.kubectl(["get", "pods", ...selection, "--output=json"]);
-  const { items } = JSON.parse(stdout) as { items: Pod[] };
+  const selection = which.startsWith("pod ") ? { fields: `metadata.name=${which.slice(4)}` } : { labels: which };
+  const items = await cluster.api.list(pods, selection);
   if (items.length === 0) throw new Error(`Nothing runs for ${which}.`);
   for (const { spec, status } of items) {
     const node = cluster.nodes.find((each) => each.name === spec?.nodeName);
@@ -317,11 +315,7 @@ async function refreshParts({ a, b }: ClusterSites): Promise<void> {
 }
 
 async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
-  const { stdout } = await cluster.kubectl([
-    ...["get", "pods", "--selector=app in (migration-coordinator,migration-operator,ssu-interface)"],
-    "--output=json",
-  ]);
-  const { items } = JSON.parse(stdout) as { items: Pod[] };
+  const items = await cluster.api.list(pods, { labels: "app in (migration-coordinator,migration-operator,ssu-interface)" });
   const restarted = items.filter(({ status }) => status?.containerStatuses?.some(({ restartCount }) => restartCount > 0));
   const names = restarted.map(({ metadata }) => metadata?.name ?? "");
   if (names.length > 0) await cluster.kubectl(["delete", "pods", ...names, "--grace-period=1"]);
@@ -340,14 +334,12 @@ async function expectOneCopy(sites: ClusterSites, owner: ClusterSite): Promise<v
     timeoutMs: followedMs + 5_000,
   });
   if (owner === sites.a) await served(owner, redisNodePort);
-  const pod = JSON.parse((await owner.cluster.kubectl(["get", "pod", service, "--output=json"])).stdout) as Pod;
-  const restarts = pod.status?.containerStatuses?.map(({ restartCount }) => restartCount);
+  const restarts = (await owner.cluster.api.get(pods, service))?.status?.containerStatuses?.map(({ restartCount }) => restartCount);
   // At the destination a container that waits is made anew where containerd is killed; that it has its memory the writes tell.
   if (owner === sites.a && restarts?.some((count) => count > 0))
     throw new Error(`Its containers were started again: ${JSON.stringify(restarts)}`);
   const other = owner === sites.a ? sites.b : sites.a;
-  if ((await other.cluster.kubectl(["get", "pod", service], { reject: false })).exitCode === 0)
-    throw new Error(`${other.name} has the pod, too.`);
+  if (await other.cluster.api.get(pods, service)) throw new Error(`${other.name} has the pod, too.`);
   const found = nodesOf(sites).flatMap((node) => copiesOn(node).map((state) => `${state} on ${node.name}`));
   if (found.length !== 1 || !found[0]?.startsWith(`live on ${owner.name}`))
     throw new Error(`There should be one copy: ${found.join(", ")}`);

@@ -1,7 +1,7 @@
 /** Nodes that lose their power in the middle of a migration between clusters, or never come back. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
+import { pods } from "../src/platforms/kubernetes/kinds.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites } from "./cluster-sites.ts";
 import type { ClusterNode } from "./cluster/node.ts";
@@ -41,8 +41,7 @@ async function startPod(site: ClusterSite, { name, node }: { name: string; node?
 }
 const wordIn = async (site: ClusterSite, name: string) =>
   (await site.cluster.kubectl(["exec", name, "--", "redis-cli", "get", "here"], { reject: false })).stdout;
-const isThere = async (site: ClusterSite, name: string) =>
-  (await site.cluster.kubectl(["get", "pod", name], { reject: false })).exitCode === 0;
+const isThere = async (site: ClusterSite, name: string) => (await site.cluster.api.get(pods, name)) !== undefined;
 const forget = async (name: string) => {
   for (const { cluster } of [a, b]) {
     await cluster.kubectl(["delete", "pod", name, "--ignore-not-found", "--grace-period=1"], { timeoutMs: 60_000 });
@@ -54,7 +53,7 @@ const expectEnd = async (site: ClusterSite, name: string, phase: string) =>
 
 /** Why the kubelet can't start the pod. */
 async function waitingFor(site: ClusterSite, name: string): Promise<string> {
-  const { status } = JSON.parse((await site.cluster.kubectl(["get", "pod", name, "--output=json"])).stdout) as Pod;
+  const { status } = (await site.cluster.api.get(pods, name)) ?? {};
   const statuses = [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])];
   return statuses.map(({ state }) => state?.waiting?.reason ?? "").join(" ");
 }

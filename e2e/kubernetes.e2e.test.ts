@@ -5,8 +5,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { PodFacts } from "../src/approaches/orchestrator-level/outgoing.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
-import type { Pod } from "../src/platforms/kubernetes/kinds.ts";
-import type { MigrationObject } from "../src/platforms/kubernetes/migration.ts";
+import { events, type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
+import { migrations } from "../src/platforms/kubernetes/migration.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { askCoordinator, personIn } from "./cluster-people.ts";
@@ -50,16 +50,23 @@ afterEach(async () => {
 const onBoth = (act: (site: ClusterSite) => Promise<unknown>) => Promise.all([a, b].map(act));
 
 const kubectl = async (site: ClusterSite, ...args: string[]) => (await site.cluster.kubectl(args, { timeoutMs: 130_000 })).stdout;
-const podIn = async (site: ClusterSite, name: string) => JSON.parse(await kubectl(site, "get", "pod", name, "--output=json")) as Pod;
+async function podIn({ cluster }: ClusterSite, name: string): Promise<Pod> {
+  const found = await cluster.api.get(pods, name);
+  if (!found) throw new Error(`${cluster.name} has no pod ${name}.`);
+  return found;
+}
 const ready = (site: ClusterSite, name: string) => kubectl(site, "wait", "--for=condition=Ready", `pod/${name}`, "--timeout=120s");
 const run = async (site: ClusterSite, pod: string, container: string, script: string) =>
   await kubectl(site, "exec", pod, `--container=${container}`, "--", "sh", "-c", script);
-const isThere = async (site: ClusterSite, name: string) =>
-  (await site.cluster.kubectl(["get", "pod", name], { reject: false })).exitCode === 0;
+const isThere = async (site: ClusterSite, name: string) => (await site.cluster.api.get(pods, name)) !== undefined;
 /** The site whose kubectl works in this namespace. */
 const within = (namespace: string, site: ClusterSite): ClusterSite => ({
   ...site,
-  cluster: { ...site.cluster, kubectl: (args, options) => site.cluster.kubectl([`--namespace=${namespace}`, ...args], options) },
+  cluster: {
+    ...site.cluster,
+    kubectl: (args, options) => site.cluster.kubectl([`--namespace=${namespace}`, ...args], options),
+    api: { ...site.cluster.api, get: (kind, name) => site.cluster.api.get(kind, name, namespace) },
+  },
 });
 const remove = (site: ClusterSite, ...what: string[]) => kubectl(site, "delete", ...what, "--ignore-not-found", "--grace-period=1");
 
@@ -564,7 +571,7 @@ describe("a Migration object", () => {
     );
   /** What the kubelets have begun to end. */
   const killingsOf = (site: ClusterSite, name: string) =>
-    kubectl(site, "get", "events", `--field-selector=involvedObject.name=${name},reason=Killing`, "--output=name");
+    site.cluster.api.list(events, { fields: `involvedObject.name=${name},reason=Killing` });
   const forget = async (name: string) => {
     await onBoth((site) => remove(site, `pod/${name}`));
     await kubectl(a, "delete", "migration", name, "--ignore-not-found", "--timeout=30s");
@@ -708,7 +715,7 @@ describe("a Migration object", () => {
     await run(a, "probed", "main", "redis-cli set here stays");
     await createMigration(a, { name: "probed", pod: "probed", to: b, breakpoint: "restore before" });
     await atBreakpoint(a, "probed", { step: "restore", moment: "before" });
-    await expect.poll(() => killingsOf(a, "probed"), { timeout: 30_000 }).not.toBe("");
+    await expect.poll(() => killingsOf(a, "probed"), { timeout: 30_000 }).not.toEqual([]);
     await sleep(4_000); // its grace period, then SIGKILL
     await kubectl(a, "patch", "migration", "probed", "--type=merge", '--patch={"spec":{"cancel":true}}');
     await sleep(1_000);
@@ -728,7 +735,7 @@ describe("a Migration object", () => {
     await run(a, "doomed", "main", "redis-cli set here stays; echo kept > /tmp/note");
     await createMigration(a, { name: "doomed", pod: "doomed", to: b, breakpoint: "restore after" });
     await atBreakpoint(a, "doomed", { step: "restore", moment: "after" });
-    await onBoth((site) => expect.poll(() => killingsOf(site, "doomed"), { timeout: 30_000 }).not.toBe(""));
+    await onBoth((site) => expect.poll(() => killingsOf(site, "doomed"), { timeout: 30_000 }).not.toEqual([]));
     expect(b.cluster.nodes.flatMap(copiesOn)).toEqual(["live"]);
     await a.apply({ apiVersion: "v1", kind: "ResourceQuota", metadata: { name: "none" }, spec: { hard: { pods: "0" } } });
     await setBreakpoint(a, "doomed", undefined);
@@ -744,9 +751,7 @@ describe("a Migration object", () => {
     await kubectl(a, "wait", "--for=condition=Progressing=False", `migration/${restore}`, "--timeout=90s");
     expect((await migrationIn(a, restore)).status).toMatchObject({ phase: "Failed", error: { code: "POD_REFUSED" } });
     const again = async () =>
-      (await kubectl(a, "get", "migrations", "--output=json").then((text) => JSON.parse(text) as { items: MigrationObject[] })).items.find(
-        ({ metadata }) => metadata.annotations?.["ums.dev/attempt"] === "2",
-      )?.metadata.name;
+      (await a.cluster.api.list(migrations)).find(({ metadata }) => metadata.annotations?.["ums.dev/attempt"] === "2")?.metadata.name;
     await expect.poll(again, { timeout: 30_000 }).toBeDefined();
     await kubectl(a, "wait", "--for=condition=Succeeded", `migration/${await again()}`, "--timeout=90s");
     await ready(a, "doomed");

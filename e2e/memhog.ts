@@ -1,5 +1,6 @@
 /** The original's experiment: apply its sample pod, wait, POST, and look at the destination. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { pods } from "../src/platforms/kubernetes/kinds.ts";
 import { askCoordinator } from "./cluster-people.ts";
 import { type ClusterSite, type ClusterSites, coordinatorPort } from "./cluster-sites.ts";
 
@@ -58,8 +59,7 @@ export async function runOriginalSequence(
   await until("it counts at the source", async () => counted(await memhogLog(from)).length > 1);
   const { status, text } = await postMigrate(sites, { from, to, token, body: { name: "memhog" } });
   if (status !== 200) throw new Error(`The request was answered with ${status}: ${text}`);
-  if ((await from.cluster.kubectl(["get", "pod", "memhog"], { reject: false })).exitCode === 0)
-    throw new Error(`${from.name} has the pod still.`);
+  if (await from.cluster.api.get(pods, "memhog")) throw new Error(`${from.name} has the pod still.`);
   const before = counted(await memhogLog(to)).length;
   await until("it counts at the destination", async () => counted(await memhogLog(to)).length > before + 1);
   const counts = counted(await memhogLog(to));

@@ -147,10 +147,11 @@ describe("processes", () => {
   test("with io_uring are named, also where the ring has no descriptor; a descriptor of another mount namespace is named", async () => {
     const proc = await mkdtemp(path.join(tmpdir(), "proc-"));
     try {
-      const process = async (pid: number, { fds = {}, maps = "" }: { fds?: Record<string, string>; maps?: string }) => {
+      type Shown = { fds?: Record<string, string>; maps?: string; parent?: number; state?: string };
+      const process = async (pid: number, { fds = {}, maps = "", parent = 10, state = "S (sleeping)" }: Shown) => {
         const directory = path.join(proc, String(pid));
         for (const each of ["fd", "fdinfo", "ns"]) await mkdir(path.join(directory, each), { recursive: true });
-        await writeFile(path.join(directory, "status"), `Name:\tapp\nState:\tS (sleeping)\nTracerPid:\t0\n`);
+        await writeFile(path.join(directory, "status"), `Name:\tapp\nState:\t${state}\nPPid:\t${parent}\nTracerPid:\t0\n`);
         await writeFile(path.join(directory, "maps"), maps);
         await writeFile(path.join(directory, "mountinfo"), "24 1 0:1 / / rw - overlay overlay rw\n");
         for (const [fd, link] of Object.entries(fds)) {
@@ -158,14 +159,21 @@ describe("processes", () => {
           await writeFile(path.join(directory, "fdinfo", fd), `pos:\t0\nmnt_id:\t${link.includes("outside") ? 99 : 24}\n`);
         }
       };
-      await process(10, { fds: { 3: "anon_inode:[io_uring]", 4: "anon_inode:[eventpoll]", 5: "/var/lib/data", 6: "pipe:[7]" } });
+      await process(10, { parent: 1, fds: { 3: "anon_inode:[io_uring]", 4: "anon_inode:[eventpoll]", 5: "/var/lib/data", 6: "pipe:[7]" } });
       await process(11, { maps: "7f00-7f01 rw-s 00000000 00:0f 1 anon_inode:[io_uring]\n" });
       await process(12, { fds: { 3: "/outside", 4: "anon_inode:[perf_event]" } });
-      const held = await heldResources({ init: 10, pids: [10, 11, 12, 13], proc });
+      // What is run beside it goes nowhere, but has to be stopped, too.
+      await process(14, { parent: 1, fds: { 3: "/outside", 4: "anon_inode:[io_uring]" } });
+      await process(15, { parent: 14, state: "T (stopped)", fds: { 3: "/outside" } });
+      const held = await heldResources({ init: 10, pids: [10, 11, 12, 13, 14, 15], proc });
       expect(held).toEqual({
         ioUring: ["process app (10) uses io_uring", "process app (11) uses io_uring"],
         ownAddresses: [],
-        unsupported: ["process app (12) holds /outside", "process app (12) holds anon_inode:[perf_event]"],
+        unsupported: [
+          "process app (15) is stopped (SIGSTOP)",
+          "process app (12) holds /outside",
+          "process app (12) holds anon_inode:[perf_event]",
+        ],
       });
     } finally {
       await rm(proc, { recursive: true });

@@ -16,7 +16,8 @@ const undumpableProtocols = /^(MPTCP|SCTP|DCCP|XDP|ALG|TIPC|SMC|RXRPC|KEY|CAN|L2
 
 /**
  * @param init the container's first process
- * @param pids all of them
+ * @param pids all of them, also what somebody runs beside it (`exec`, a probe): CRIU stops that, but dumps what descends from
+ *   the first process alone (tried with CRIU 4.2.1)
  * @param proc where /proc lies, for tests
  */
 export async function heldResources({
@@ -29,8 +30,11 @@ export async function heldResources({
   proc?: string;
 }): Promise<Held> {
   const processes = await Promise.all(pids.map((pid) => inspect(path.join(proc, String(pid)), pid)));
-  const there = processes.filter((each) => each !== undefined);
-  const sockets = new Set(there.flatMap((each) => each.sockets));
+  const all = processes.filter((each) => each !== undefined);
+  const parents = new Map(all.map(({ pid, parent }) => [pid, parent]));
+  const isDumped = (pid: number | undefined): boolean => pid === init || (pid !== undefined && isDumped(parents.get(pid)));
+  const there = all.filter(({ pid }) => isDumped(pid));
+  const sockets = new Set(all.flatMap((each) => each.sockets));
   const initNamespaces = there.find(({ pid }) => pid === init)?.namespaces;
   const net = path.join(proc, String(init), "net");
   const table = (name: string) => readFile(path.join(net, name), "utf8").catch(() => "");
@@ -45,6 +49,7 @@ export async function heldResources({
     ioUring: there.filter((each) => each.ioUring).map(({ words }) => `${words} uses io_uring`),
     ownAddresses: bound.filter(({ inode }) => sockets.has(inode)).map(({ words }) => `a socket is bound to ${words}`),
     unsupported: [
+      ...all.flatMap(({ unstoppable }) => unstoppable),
       ...there.flatMap((each) => [
         ...each.unsupported,
         ...flatNamespaces
@@ -61,10 +66,12 @@ export async function heldResources({
 
 type Inspected = Readonly<{
   pid: number;
+  parent: number;
   words: string;
   ioUring: boolean;
   sockets: string[];
   unsupported: string[];
+  unstoppable: string[];
   namespaces: Record<string, string | undefined>;
 }>;
 
@@ -93,11 +100,12 @@ async function inspect(directory: string, pid: number): Promise<Inspected | unde
     const tracer = /^TracerPid:\s+([1-9]\d*)$/m.exec(status)?.[1];
     return {
       pid,
+      parent: Number(/^PPid:\s+(\d+)$/m.exec(status)?.[1]),
       words,
       ioUring: maps.includes(ioUring) || links.some(({ link }) => link === ioUring),
       sockets: links.flatMap(({ link }) => /^socket:\[(\d+)\]$/.exec(link)?.[1] ?? []),
-      unsupported: [
-        ...links.filter(({ link, dumpable }) => link !== ioUring && !dumpable).map(({ link }) => `${words} holds ${link}`),
+      unsupported: links.filter(({ link, dumpable }) => link !== ioUring && !dumpable).map(({ link }) => `${words} holds ${link}`),
+      unstoppable: [
         ...(stopped ? [`${words} is stopped (SIGSTOP)`] : []),
         ...(tracer === undefined ? [] : [`${words} is being traced by process ${tracer}`]),
       ],

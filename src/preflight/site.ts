@@ -83,25 +83,34 @@ type PodmanInfo = {
 };
 
 async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
-  const api = createPodmanApi(config.podmanSocket);
   try {
-    const [version, info] = await Promise.all([engine.version(signal), api.call({ method: "GET", path: "/info", signal })]);
-    const { host, store } = info as PodmanInfo;
+    const version = await engine.version(signal);
     return [
-      checked(
-        "Podman",
-        isAtLeast(version, oldestPodman),
-        "PODMAN_TOO_OLD",
-        `${version}, cgroups ${host.cgroupVersion} by ${host.cgroupManager}`,
-      ),
-      checked("Podman runs as root", !host.security.rootless, "PODMAN_ROOTLESS", host.security.rootless ? "rootless" : "root"),
-      // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
-      checked("Podman's service uses UMS's OCI runtime", host.ociRuntime.name === shimRuntime, "SHIM_MISSING", host.ociRuntime.name),
-      checked("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
+      checked("Podman", isAtLeast(version, oldestPodman), "PODMAN_TOO_OLD", version),
+      ...(await oncePassed(`podman ${config.podmanSocket}`, () => podmanSettings(config.podmanSocket, signal))),
     ];
   } catch (cause) {
     signal.throwIfAborted();
     return [failed("Podman", cause instanceof UmsError ? cause.code : "PODMAN_FAILED", messageOf(cause))];
+  }
+}
+
+async function podmanSettings(socket: string, signal: AbortSignal): Promise<Check[]> {
+  const api = createPodmanApi(socket);
+  try {
+    const { host, store } = (await api.call({ method: "GET", path: "/info", signal })) as PodmanInfo;
+    const { cgroupVersion, cgroupManager, ociRuntime, security } = host;
+    return [
+      checked(
+        "Podman runs as root",
+        !security.rootless,
+        "PODMAN_ROOTLESS",
+        `${security.rootless ? "rootless" : "root"}, cgroups ${cgroupVersion} by ${cgroupManager}`,
+      ),
+      // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
+      checked("Podman's service uses UMS's OCI runtime", ociRuntime.name === shimRuntime, "SHIM_MISSING", ociRuntime.name),
+      checked("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
+    ];
   } finally {
     api.close();
   }

@@ -7,7 +7,7 @@ import { UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { pods } from "../../platforms/kubernetes/kinds.ts";
-import { migrationFinalizer, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import { isSource, migrationFinalizer, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 
 type Parts = Readonly<{
   cluster: Cluster;
@@ -131,7 +131,8 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
           if (!signal.aborted) log.warn({ node: node.node, cause }, "a node's forwardings could not be looked through");
         });
       }
-      for (const { metadata } of known()) {
+      // What has arrived is the coordinator's.
+      for (const { metadata } of known().filter(isSource)) {
         await inTurn(() => tendTo(metadata.uid)).catch((cause: unknown) => {
           if (!signal.aborted) log.warn({ migration: metadata.name, cause }, "a forwarding could not be tended to");
         });

@@ -89,10 +89,7 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
   const engine: ContainerEngine = {
     restoringRuntime: shimRuntime,
 
-    async version(signal) {
-      const { Version } = (await api.call({ method: "GET", path: "/version", ...(signal ? { signal } : {}) })) as { Version: string };
-      return Version;
-    },
+    version: (signal) => api.version(signal),
 
     async list(signal) {
       const entries = (await api.call({ method: "GET", path: "/containers/json?all=true", ...(signal ? { signal } : {}) })) as ListEntry[];

@@ -377,7 +377,8 @@ type Call = Readonly<{
 
 type List<T> = { items: T[]; metadata: { resourceVersion?: string; continue?: string } };
 
-function pathOf({ apiVersion, plural }: Kind<object>, namespace: string | undefined, name?: string, subresource?: string): string {
+/** Where the API server has the objects of a kind, or one of them. */
+export function pathOf({ apiVersion, plural }: Kind<object>, namespace: string | undefined, name?: string, subresource?: string): string {
   const parts = [
     apiVersion.includes("/") ? "apis" : "api",
     apiVersion,
