@@ -10,8 +10,17 @@ import type { Wan } from "./wan.ts";
 
 export type ClusterAndHost = AsyncDisposable & Readonly<{ wan: Wan; cluster: ClusterSite; host: TestSite }>;
 
-/** @param options.images known to the cluster and the host from the start, by the registry that both ask */
-export async function createClusterAndHost({ images }: { images: readonly NamedImage[] }): Promise<ClusterAndHost> {
+/**
+ * @param options.images known to the cluster and the host from the start, by the registry that both ask
+ * @param options.configuration of the host's `ums serve`
+ */
+export async function createClusterAndHost({
+  images,
+  configuration = {},
+}: {
+  images: readonly NamedImage[];
+  configuration?: Readonly<Record<string, unknown>>;
+}): Promise<ClusterAndHost> {
   await bundle();
   const own = await containerImages(["ums", "ssu-interface"]);
   const stack = new AsyncDisposableStack();
@@ -24,7 +33,7 @@ export async function createClusterAndHost({ images }: { images: readonly NamedI
       await explain(made);
       throw cause;
     });
-    const [cluster, host] = await Promise.all([deployed, createSite(machine, ["base"], { breakpointFile })]);
+    const [cluster, host] = await Promise.all([deployed, createSite(machine, ["base"], { breakpointFile, ...configuration })]);
     const { code } = await host.json<{ code: string }>(["pair"]);
     await cluster.json(["pair", "--with", `${machine.address}:${sitePort}`, "--code", code]);
     return { wan, cluster, host, [Symbol.asyncDispose]: () => stack.disposeAsync() };

@@ -233,7 +233,7 @@ async function createCluster({ name, run, wan, root, programs, registry, pushed,
     server,
     nodes,
     kubectl,
-    api: await readApi(wan, { kubectl: administration, socket: join(run.directory, `api-${name}.sock`) }),
+    api: await readApi({ wan, kubectl: administration, socket: join(run.directory, `api-${name}.sock`), stack }),
     stopApiServer: () => first.stop("kube-apiserver"),
     startApiServer: async () => {
       await first.start("kube-apiserver");

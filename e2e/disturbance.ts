@@ -75,7 +75,7 @@ const linkDownMs = 4_000;
 const settleMs = 90_000;
 
 /** Limits as short as a test's patience; otherwise as in production. */
-export const impatient: SitesOptions["configuration"] = {
+export const impatient: NonNullable<SitesOptions["configuration"]> = {
   breakpointFile,
   limits: { peerRequestSeconds: 5, reserveSeconds: 20, reservationLeaseSeconds: 10, transferSeconds: 30, restoreSeconds: 20 },
 };
@@ -125,7 +125,7 @@ export async function createGround(options: SitesOptions = {}): Promise<Ground> 
 }
 
 /** What the first migration after a boot makes again. */
-const lostWithPower = /^- files: \/(run|tmp|dev\/shm)\//;
+export const lostWithPower = /^- files: \/(run|tmp|dev\/shm)\//;
 
 /** Some of it goes away a moment after the end (a clean-up that must not delay clients): given time, all of it must. */
 async function leftAfter(sites: readonly TestSite[], before: readonly Inventory[], timeoutMs = 5_000): Promise<string[]> {

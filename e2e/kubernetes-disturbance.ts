@@ -276,7 +276,7 @@ async function killDuring(sites: ClusterSites, name: string, which: ClusterCase)
 }
 
 /** Whichever operator leads, as a field selector. */
-async function leader({ cluster }: ClusterSite): Promise<string> {
+export async function leader({ cluster }: ClusterSite): Promise<string> {
   return `pod ${(await cluster.api.get(leases, "migration-operator"))?.spec?.holderIdentity}`;
 }
 
@@ -292,7 +292,7 @@ async function stopLeader(site: ClusterSite, goOn: () => Promise<void>): Promise
 }
 
 /** A signal for the first process of each container of these pods: `pod NAME`, or a label. What is killed the kubelet starts again. */
-async function signalPart(
+export async function signalPart(
   { cluster }: ClusterSite,
   { which, signal = "KILL" }: { which: string; signal?: "KILL" | "STOP" | "CONT" },
 ): Promise<void> {
@@ -314,7 +314,7 @@ async function refreshParts({ a, b }: ClusterSites): Promise<void> {
   await Promise.all([a, b].map(refreshPartsOf));
 }
 
-async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
+export async function refreshPartsOf({ cluster }: ClusterSite): Promise<void> {
   const items = await cluster.api.list(pods, { labels: "app in (migration-coordinator,migration-operator,ssu-interface)" });
   const restarted = items.filter(({ status }) => status?.containerStatuses?.some(({ restartCount }) => restartCount > 0));
   const names = restarted.map(({ metadata }) => metadata?.name ?? "");

@@ -1,12 +1,15 @@
 /**
- * The long test between clusters: every step × both moments × every victim, and the original's sequence.
+ * The long test between clusters, and between a cluster and a host: every step × both moments × every victim, and the
+ * original's sequence.
  *
  *     npm run soak:kubernetes                          all of it
  *     npm run soak:kubernetes -- matrix "the link"     the cases whose names match the regular expressions
+ *     npm run soak:kubernetes -- edge "^cluster to host: ums serve"   the same of those between a cluster and a host
  *     npm run soak:kubernetes -- steps | trips | crowd
  */
 import { setUp } from "../setup/setup.ts";
 import { personIn } from "./cluster-people.ts";
+import { allEdgeCases, createEdgeGround, type EdgeGround } from "./edge-disturbance.ts";
 import { nameOf, type Tried } from "./disturbance.ts";
 import { allClusterCases, type ClusterGround, createClusterGround, onePerClusterStep } from "./kubernetes-disturbance.ts";
 import { runOriginalSequence } from "./memhog.ts";
@@ -17,18 +20,21 @@ const rounds = 30;
 const crowd = 20;
 const counts = { passed: 0, failed: 0, skipped: 0 };
 
-type Attempt = Readonly<{ name: string; action: (ground: ClusterGround) => Promise<Tried> }>;
+type Attempt<Ground> = Readonly<{ name: string; action: (ground: Ground) => Promise<Tried> }>;
 
 /** Takes one attempt after another, all of them on one ground as long as none fails: after that the clusters may hold anything. */
-async function run(attempts: Iterator<Attempt>): Promise<void> {
-  let ground: ClusterGround | undefined;
+async function run<Ground extends AsyncDisposable>(
+  attempts: Iterator<Attempt<Ground>>,
+  createGround: () => Promise<Ground>,
+): Promise<void> {
+  let ground: Ground | undefined;
   for (let next = attempts.next(); !next.done; next = attempts.next()) {
     const { name, action } = next.value;
     const startedAt = performance.now();
     const say = (mark: string, text: string) =>
       console.log(`${mark} ${name}: ${text} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
     try {
-      ground ??= await createClusterGround();
+      ground ??= await createGround();
       const { outcome, disturbed } = await action(ground);
       counts[disturbed ? "passed" : "skipped"]++;
       say(disturbed ? "ok     " : "skipped", disturbed ? outcome : `${outcome}, nothing to kill at this step`);
@@ -83,10 +89,15 @@ async function moveCrowd(on: ClusterGround): Promise<Tried> {
 
 const asked = (...names: string[]) => names.includes(part);
 const cases = asked("steps") ? onePerClusterStep : asked("all", "matrix") ? allClusterCases : [];
-const matrix = cases
-  .map((which) => ({ name: nameOf(which), action: (on: ClusterGround) => on.tryCase(which) }))
-  .filter(({ name }) => words.every((word) => new RegExp(word).test(name)));
-const whole: Attempt[] = [
+const isWanted = ({ name }: { name: string }) => words.every((word) => new RegExp(word).test(name));
+const matrix = cases.map((which) => ({ name: nameOf(which), action: (on: ClusterGround) => on.tryCase(which) })).filter(isWanted);
+const edge = (asked("all", "edge") ? allEdgeCases : [])
+  .map((which) => {
+    const direction = which.from === "cluster" ? "cluster to host" : "host to cluster";
+    return { name: `${direction}: ${nameOf(which)}`, action: (on: EdgeGround) => on.tryCase(which) };
+  })
+  .filter(isWanted);
+const whole: Attempt<ClusterGround>[] = [
   ...(asked("all", "trips") ? [{ name: `the original's sequence, ${rounds} times`, action: goToAndFro }] : []),
   ...(asked("all", "crowd") ? [{ name: `${crowd} pods at once`, action: moveCrowd }] : []),
 ];
@@ -94,8 +105,9 @@ const whole: Attempt[] = [
 await setUp();
 await redisImage();
 // Most of a case is waiting: two sets of clusters take turns with the machine.
-const queue = matrix.values();
-await Promise.all([run(queue), run(queue)]);
-await run(whole.values());
+const [queue, edgeQueue] = [matrix.values(), edge.values()];
+await Promise.all([run(queue, createClusterGround), run(queue, createClusterGround)]);
+await Promise.all([run(edgeQueue, createEdgeGround), run(edgeQueue, createEdgeGround)]);
+await run(whole.values(), createClusterGround);
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exitCode = counts.failed === 0 ? 0 : 1;

@@ -19,8 +19,22 @@ export type ApiReader = Readonly<{
 const limitMs = 5_000;
 
 /** @param kubectl the command that starts it as an administrator @param socket a path that becomes the reader's */
-export async function readApi(wan: Place, { kubectl, socket }: { kubectl: readonly string[]; socket: string }): Promise<ApiReader> {
+export async function readApi({
+  wan,
+  kubectl,
+  socket,
+  stack,
+}: {
+  wan: Place;
+  kubectl: readonly string[];
+  socket: string;
+  stack: AsyncDisposableStack;
+}): Promise<ApiReader> {
   const proxy = await wan.spawn([...kubectl, "proxy", `--unix-socket=${socket}`]);
+  stack.defer(async () => {
+    proxy.kill();
+    await proxy.exited;
+  });
   await proxy.waitForLine(/^Starting to serve/);
 
   async function ask(path: string): Promise<{ status: number | undefined; body: string }> {
