@@ -26,7 +26,7 @@ import {
   steps,
   type Tried,
 } from "./disturbance.ts";
-import { runOnce } from "./images.ts";
+import { imageReference, runOnce } from "./images.ts";
 import { type Inventory, inventoryChanges } from "./hosts.ts";
 import { copiesOn as copiesOnNode, leader, refreshPartsOf, signalPart } from "./kubernetes-disturbance.ts";
 import { redisImage, redisImageName, redisNodePort, startRedisPod } from "./redis-pod.ts";
@@ -187,7 +187,7 @@ async function disturb({ cluster, host }: ClusterAndHost, { victim }: EdgeCase, 
       await goOn().catch(() => undefined); // its breakpoint went with it
       await sleep(1_000);
       await host.host.powerOn();
-      await runOnce(host.host, redisImageName);
+      await runOnce(host.host, imageReference("base"));
       return await host.restart();
     case "the link":
       // The host's: the test itself reaches the cluster over its own.
