@@ -35,11 +35,11 @@ async function tracesOn(node: ClusterNode): Promise<string[]> {
 export async function tracesIn({ cluster }: ClusterSite): Promise<Traces> {
   const kinds: Kind<KubernetesObject>[] = [services, endpointSlices, pods];
   const found = await Promise.all(
-    kinds.map(async (kind) => (await cluster.api.list(kind)).map(({ metadata }) => `${kind.kind}/${metadata?.name}`)),
+    kinds.map(async (kind) => (await cluster.api.list(kind)).map(({ metadata }) => `${kind.kind.toLowerCase()}/${metadata?.name}`)),
   );
   const objects = found
     .flat()
-    .filter((name) => /\/ums-|^Pod\//.test(name) && !/^Pod\/(migration-|ssu-interface)/.test(name))
+    .filter((name) => /\/ums-|^pod\//.test(name) && !/^pod\/(migration-|ssu-interface)/.test(name))
     .map((name) => `${cluster.name}: ${name}`);
   return [...objects, ...(await Promise.all(cluster.nodes.map(tracesOn))).flat()].toSorted();
 }
