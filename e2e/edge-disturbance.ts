@@ -66,6 +66,7 @@ export async function createEdgeGround(): Promise<EdgeGround> {
   const sites = await createClusterAndHost({ images: [await redisImage()], configuration: impatient });
   try {
     // What Podman and UMS keep for good after their first time is no trace of a later migration.
+    await sites.host.host.podman(["pull", "--quiet", redisImageName]);
     await startRedisPod(sites.cluster, { memoryMiB: 1 });
     await moved(sites.cluster, sites.host, service);
     await moved(sites.host, sites.cluster, service);
