@@ -115,3 +115,12 @@ export async function moved(
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
   return migration;
 }
+
+/** Resolves when a plan finds nothing against it: sites know of each other's nodes again a moment after an outage. */
+export async function movable(from: Pick<ClusterSite, "ums">, to: Readonly<{ name: string }>, service: string): Promise<void> {
+  for (const until = Date.now() + followedMs; ; await sleep(200)) {
+    const { exitCode, stdout, stderr } = await from.ums(["plan", service, "--to", to.name]);
+    if (exitCode === 0) return;
+    if (Date.now() > until) throw new Error(`The service could not move before anything was done to it: ${stdout}${stderr}`);
+  }
+}

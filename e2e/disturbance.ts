@@ -211,7 +211,7 @@ async function tryCase(ground: Ground, which: Case): Promise<Tried> {
   const { a, b } = sites;
   await ground.freshService();
   const client = await startClient(sites.hosts.wan, { host: a.host.address, port: redisPort });
-  const copies = watchCopies([a.host, b.host]);
+  const copies = watchCopies(() => liveOn([a.host, b.host]));
   const reached = await probe(sites, b.host);
   let id = "";
   try {
@@ -410,12 +410,12 @@ export async function expectNothingLost(client: LoadClient): Promise<void> {
 
 type Copy = Readonly<{ container: string; pid: number; state: "live" | "frozen" | "traced" | "dying" }>;
 
-/** Looks, from outside the hosts, whether both ever have a copy that runs. */
-export function watchCopies(hosts: readonly Host[]): { expectNeverTwo(): void; stop(): void } {
+/** Looks, from outside, whether there are ever two copies that run. @param find names each that runs now */
+export function watchCopies(find: () => readonly string[]): { expectNeverTwo(): void; stop(): void } {
   const twice: string[] = [];
   const timer = setInterval(() => {
-    const live = hosts.map((host) => copiesOn(host).filter(({ state }) => state === "live"));
-    if (live.flat().length > 1) twice.push(JSON.stringify(live));
+    const live = find();
+    if (live.length > 1) twice.push(live.join(" and "));
   }, 25);
   return {
     expectNeverTwo() {
@@ -424,6 +424,10 @@ export function watchCopies(hosts: readonly Host[]): { expectNeverTwo(): void; s
     stop: () => clearInterval(timer),
   };
 }
+
+/** For {@link watchCopies}. */
+export const liveOn = (hosts: readonly Host[]): string[] =>
+  hosts.flatMap((host) => copiesOn(host).flatMap(({ state, container, pid }) => (state === "live" ? [`${container} (${pid})`] : [])));
 
 /** The service's containers on a host, by their cgroups. */
 export function copiesOn(host: Host): Copy[] {

@@ -10,7 +10,7 @@ import { migrations } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { type ClusterAndHost, createClusterAndHost } from "./cluster-host.ts";
 import { atBreakpoint as atClustersBreakpoint, createMigration, setBreakpoint as setClustersBreakpoint } from "./cluster-migrations.ts";
-import { followedMs, moved, served } from "./cluster-sites.ts";
+import { followedMs, movable, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import {
   atBreakpoint as atHostsBreakpoint,
@@ -25,6 +25,7 @@ import {
   type Step,
   steps,
   type Tried,
+  watchCopies,
 } from "./disturbance.ts";
 import { imageReference, runOnce } from "./images.ts";
 import { type Inventory, inventoryChanges } from "./hosts.ts";
@@ -130,13 +131,17 @@ async function startMigration({ cluster, host }: ClusterAndHost, { from, step, m
 }
 
 async function tryCase(sites: ClusterAndHost, before: Before, which: EdgeCase): Promise<Tried> {
-  const { cluster, wan } = sites;
+  const { cluster, host, wan } = sites;
   await removeAll(sites);
   await refreshPartsOf(cluster);
   const address = await startService(sites, which.from);
-  await movable(sites, which.from);
+  const [source, destination] = which.from === "cluster" ? [cluster, host] : [host, cluster];
+  await movable(source, destination, service);
   const client = await startClient(wan, address);
-  const copies = watchCopies(sites);
+  const copies = watchCopies(() => {
+    const states = statesOn(sites);
+    return kinds.flatMap((kind) => states[kind].flatMap((state) => (state === "live" ? [kind] : [])));
+  });
   try {
     const migration = await startMigration(sites, which);
     await disturb(sites, which, migration);
@@ -153,16 +158,6 @@ async function tryCase(sites: ClusterAndHost, before: Before, which: EdgeCase): 
   } finally {
     copies.stop();
     await client.kill();
-  }
-}
-
-/** Resolves when the service could move: a site that was away is known again a moment later. */
-async function movable({ cluster, host }: ClusterAndHost, from: Kind): Promise<void> {
-  const [source, destination] = from === "cluster" ? [cluster, host] : [host, cluster];
-  for (const until = Date.now() + followedMs; ; await sleep(200)) {
-    const { exitCode, stdout, stderr } = await source.ums(["plan", service, "--to", destination.name]);
-    if (exitCode === 0) return;
-    if (Date.now() > until) throw new Error(`The service could not move before anything was done to it: ${stdout}${stderr}`);
   }
 }
 
@@ -243,21 +238,6 @@ async function expectOneCopy(sites: ClusterAndHost, owner: Kind): Promise<void> 
 }
 
 const isOnHost = async ({ host }: ClusterAndHost["host"]) => (await host.podman(["ps", "--all", "--quiet"])).stdout !== "";
-
-/** Looks, from outside, whether there are ever two copies that run. */
-function watchCopies(sites: ClusterAndHost): { expectNeverTwo(): void; stop(): void } {
-  const twice: string[] = [];
-  const timer = setInterval(() => {
-    const states = statesOn(sites);
-    if ([...states.cluster, ...states.host].filter((state) => state === "live").length > 1) twice.push(JSON.stringify(states));
-  }, 50);
-  return {
-    expectNeverTwo() {
-      if (twice.length > 0) throw new Error(`Two copies lived at once, seen ${twice.length} times: ${twice[0]}`);
-    },
-    stop: () => clearInterval(timer),
-  };
-}
 
 async function leftAfter({ cluster, host }: ClusterAndHost, before: Before): Promise<string[]> {
   const inCluster = await tracesSince([cluster], [before.cluster], followedMs);

@@ -11,10 +11,20 @@ import { containerImages } from "../setup/container-images.ts";
 import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
-import { type ClusterSite, type ClusterSites, createClusterSites, followedMs, moved, served } from "./cluster-sites.ts";
+import { type ClusterSite, type ClusterSites, createClusterSites, followedMs, movable, moved, served } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import type { ClusterNode } from "./cluster/node.ts";
-import { expectNothingLost, isRestoring, killNamed, type Moment, moments, type Step, steps, type Tried } from "./disturbance.ts";
+import {
+  expectNothingLost,
+  isRestoring,
+  killNamed,
+  type Moment,
+  moments,
+  type Step,
+  steps,
+  type Tried,
+  watchCopies,
+} from "./disturbance.ts";
 import { listDirectory, readLines } from "./listing.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 
@@ -135,9 +145,11 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
   const { a, b, clusters } = sites;
   await refreshParts(sites);
   await startRedisPod(a, { memoryMiB: 1 });
-  await movable(sites);
+  await movable(a, b, service);
   const client = await startClient(clusters.wan, { host: a.cluster.nodes[0].address, port: redisNodePort });
-  const copies = watchCopies(nodesOf(sites));
+  const copies = watchCopies(() =>
+    nodesOf(sites).flatMap((node) => copiesOn(node).flatMap((state) => (state === "live" ? [node.name] : []))),
+  );
   const name = `case-${randomBytes(4).toString("hex")}`;
   try {
     const { step, moment, victim } = which;
@@ -160,15 +172,6 @@ async function tryCase(sites: ClusterSites, before: readonly Traces[], which: Cl
   } finally {
     copies.stop();
     await client.kill();
-  }
-}
-
-/** Resolves when the service could move: sites know of each other's nodes again a moment after an outage. */
-async function movable({ a, b }: ClusterSites): Promise<void> {
-  for (const until = Date.now() + followedMs; ; await sleep(200)) {
-    const { exitCode, stdout, stderr } = await a.ums(["plan", service, "--to", b.name]);
-    if (exitCode === 0) return;
-    if (Date.now() > until) throw new Error(`The service could not move before anything was done to it: ${stdout}${stderr}`);
   }
 }
 
@@ -343,21 +346,6 @@ async function expectOneCopy(sites: ClusterSites, owner: ClusterSite): Promise<v
   const found = nodesOf(sites).flatMap((node) => copiesOn(node).map((state) => `${state} on ${node.name}`));
   if (found.length !== 1 || !found[0]?.startsWith(`live on ${owner.name}`))
     throw new Error(`There should be one copy: ${found.join(", ")}`);
-}
-
-/** Looks, from outside the nodes, whether there are ever two copies that run. */
-function watchCopies(nodes: readonly ClusterNode[]): { expectNeverTwo(): void; stop(): void } {
-  const twice: string[] = [];
-  const timer = setInterval(() => {
-    const live = nodes.flatMap((node) => copiesOn(node).flatMap((state) => (state === "live" ? [node.name] : [])));
-    if (live.length > 1) twice.push(live.join(" and "));
-  }, 50);
-  return {
-    expectNeverTwo() {
-      if (twice.length > 0) throw new Error(`Two copies lived at once, seen ${twice.length} times: ${twice[0]}`);
-    },
-    stop: () => clearInterval(timer),
-  };
 }
 
 /** The states of the service's processes on a node that is on. */

@@ -17,6 +17,7 @@ import {
   settled,
   startAndStopAt,
   watchCopies,
+  liveOn,
 } from "./disturbance.ts";
 import { redisPort } from "./redis.ts";
 import type { Sites, TestSite } from "./sites.ts";
@@ -111,7 +112,7 @@ describe("while the source's copy is frozen nothing starts it again:", () => {
   };
   test.each(Object.keys(attempts))("%s", async (name) => {
     const client = await writingClient();
-    const copies = watchCopies([a.host, b.host]);
+    const copies = watchCopies(() => liveOn([a.host, b.host]));
     onTestFinished(() => copies.stop());
     const id = await startAndStopAt(sites, "restore", "before");
     await attempts[name]!();
@@ -127,7 +128,7 @@ describe("while the source's copy is frozen nothing starts it again:", () => {
 
   test("podman unpause thaws it, and the migration is undone", async () => {
     const client = await writingClient();
-    const copies = watchCopies([a.host, b.host]);
+    const copies = watchCopies(() => liveOn([a.host, b.host]));
     onTestFinished(() => copies.stop());
     const id = await startAndStopAt(sites, "restore", "before");
     await container("unpause");
@@ -144,7 +145,7 @@ describe("while the source's copy is frozen nothing starts it again:", () => {
     ["after the grant it goes on at the destination, with its memory", "restore", () => b],
   ] as const)("a reboot, and Podman's start of every container that should always run: %s", async (_how, step, owner) => {
     const client = await writingClient();
-    const copies = watchCopies([a.host, b.host]);
+    const copies = watchCopies(() => liveOn([a.host, b.host]));
     onTestFinished(() => copies.stop());
     const id = await startAndStopAt(sites, step, "after");
     await boot(a, { powerOffFirst: true });

@@ -81,7 +81,7 @@ export function createPodmanApi(socketPath: string): PodmanApi {
     },
     async version(signal) {
       const { headers } = await ask({ method: "GET", path: "/_ping", signal });
-      return String(headers["libpod-api-version"]);
+      return String(headers["libpod-api-version"] ?? "unknown");
     },
     ping: (timeoutMs) =>
       send({ method: "GET", path: "/_ping" }, AbortSignal.timeout(timeoutMs)).then(
