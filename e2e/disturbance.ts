@@ -5,7 +5,7 @@
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
@@ -41,6 +41,7 @@ export const victims = [
   "CRIU at its dump",
   "CRIU at its restore",
   "runc",
+  "runc at its cgroups",
   "the link",
   "power of the destination",
   "power of the source",
@@ -58,6 +59,7 @@ export const onePerStep: readonly Case[] = [
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "transfer", moment: "before", victim: "CRIU at its dump" },
   { step: "restore", moment: "before", victim: "runc" },
+  { step: "restore", moment: "before", victim: "runc at its cgroups" },
   { step: "restore", moment: "before", victim: "CRIU at its restore" },
   { step: "commit", moment: "before", victim: "power of the source" },
   { step: "forward-clients", moment: "before", victim: "destination's ums serve" },
@@ -291,6 +293,8 @@ async function disturb({ a, b, hosts }: Sites, { step, moment, victim }: Case, i
       return await killDuring({ a, b, id, step, moment, name: /criu\.bin /, isTime: () => isRestoring(b.host) });
     case "runc":
       return await killDuring({ a, b, id, step, moment, name: /^(\S*\/)?runc / });
+    case "runc at its cgroups":
+      return await killDuring({ a, b, id, step, moment, name: /^(\S*\/)?runc .*restore /, isTime: () => hasItsFirstCgroup(b.host) });
   }
 }
 
@@ -310,6 +314,9 @@ const isThawedByCriu = (host: Host) => copiesOn(host).some(({ state }) => state 
 /** CRIU mounts cgroups beside its log while it restores: one that is killed then leaves them mounted. */
 export const isRestoring = (host: Pick<Host, "initPid">) =>
   readLines(`/proc/${host.initPid()}/mountinfo`).some((line) => line.includes("/.criu.cgyard."));
+
+/** runc makes a container's cgroups one after the other, cpuset first, and notes them at its end alone. */
+const hasItsFirstCgroup = (host: Host) => serviceGroups(host, "cpuset").length > 0;
 
 /** Lets the step run (one that has ended: the next), and kills the first process of that name that is found at the right time. */
 async function killDuring({
@@ -430,42 +437,39 @@ export const liveOn = (hosts: readonly Host[]): string[] =>
   hosts.flatMap((host) => copiesOn(host).flatMap(({ state, container, pid }) => (state === "live" ? [`${container} (${pid})`] : [])));
 
 /** The service's containers on a host, by their cgroups. */
-export function copiesOn(host: Host): Copy[] {
+export const copiesOn = (host: Host): Copy[] =>
+  serviceGroups(host, "freezer").flatMap((group) => {
+    const frozen =
+      (read(join(group, "freezer.state")) ?? "THAWED") !== "THAWED" || read(join(group, "cgroup.events"))?.includes("frozen 1");
+    return (read(join(group, "cgroup.procs")) ?? "")
+      .split("\n")
+      .filter(Boolean)
+      .flatMap((pid): Copy[] => {
+        const status = read(`/proc/${pid}/status`) ?? "";
+        if (!/^Name:\tredis-server$/m.test(status)) return [];
+        const field = (key: string) => new RegExp(`^${key}:\\s+(\\S+)`, "m").exec(status)?.[1] ?? "";
+        const killed = [field("SigPnd"), field("ShdPnd")].some((mask) => (BigInt(`0x${mask || 0}`) & 0x100n) !== 0n);
+        // CRIU holds what it dumps or restores by ptrace.
+        const alive = frozen ? "frozen" : field("TracerPid") === "0" ? "live" : "traced";
+        return [{ container: basename(group), pid: Number(pid), state: killed || "ZX".includes(field("State")) ? "dying" : alive }];
+      });
+  });
+
+/** The cgroups of a host's containers in one hierarchy, or in the only one of version 2. */
+function serviceGroups(host: Host, controller: string): string[] {
   let init: number;
   try {
     init = host.initPid();
   } catch {
     return []; // without power
   }
-  const groups = (read(`/proc/${init}/cgroup`) ?? "").split("\n");
-  const version1 = groups.find((line) => line.split(":")[1] === "freezer")?.split(":")[2];
-  const version2 = groups
-    .find((line) => line.startsWith("0::"))
-    ?.slice(3)
-    .replace(/\/init$/, "");
-  const parent =
-    version1 === undefined
-      ? join("/sys/fs/cgroup", version2 ?? "", "libpod_parent")
-      : join("/sys/fs/cgroup/freezer", version1, "libpod_parent");
+  const groups = (read(`/proc/${init}/cgroup`) ?? "").split("\n").map((line) => line.split(":"));
+  const version1 = groups.find(([, controllers = ""]) => controllers === controller)?.[2];
+  const version2 = groups.find(([number]) => number === "0")?.[2]?.replace(/\/init$/, "");
+  const parent = join("/sys/fs/cgroup", version1 === undefined ? (version2 ?? "") : join(controller, version1), "libpod_parent");
   return list(parent)
     .filter((name) => /^libpod-[0-9a-f]+$/.test(name))
-    .flatMap((name) => {
-      const group = join(parent, name);
-      const frozen =
-        version1 === undefined ? read(join(group, "cgroup.events"))?.includes("frozen 1") : read(join(group, "freezer.state")) !== "THAWED";
-      return (read(join(group, "cgroup.procs")) ?? "")
-        .split("\n")
-        .filter(Boolean)
-        .flatMap((pid): Copy[] => {
-          const status = read(`/proc/${pid}/status`) ?? "";
-          if (!/^Name:\tredis-server$/m.test(status)) return [];
-          const field = (key: string) => new RegExp(`^${key}:\\s+(\\S+)`, "m").exec(status)?.[1] ?? "";
-          const killed = [field("SigPnd"), field("ShdPnd")].some((mask) => (BigInt(`0x${mask || 0}`) & 0x100n) !== 0n);
-          // CRIU holds what it dumps or restores by ptrace.
-          const alive = frozen === true ? "frozen" : field("TracerPid") === "0" ? "live" : "traced";
-          return [{ container: name, pid: Number(pid), state: killed || "ZX".includes(field("State")) ? "dying" : alive }];
-        });
-    });
+    .map((name) => join(parent, name));
 }
 
 type Probe = Readonly<{ expectNone(when: string): void; stop(): void }>;

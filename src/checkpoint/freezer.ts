@@ -4,7 +4,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
 
-const cgroupRoot = "/sys/fs/cgroup";
+export const cgroupRoot = "/sys/fs/cgroup";
 
 export type Freezer = Readonly<{ version: 1 | 2; directory: string }>;
 

@@ -1,9 +1,10 @@
-import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { execa } from "execa";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { hasLostCriu } from "./runc.ts";
+import { cgroupRoot } from "./freezer.ts";
+import { hasLostCriu, removeCgroups } from "./runc.ts";
 
 /** A process that the system knows as runc, which collects no child. @param child what it has started, in the shell's words */
 function startRunc(child: string): { settings: string } {
@@ -38,4 +39,19 @@ test("a restore whose CRIU is at work has not lost it, nor has one that nobody w
   await vi.waitFor(async () => expect(await hasLostCriu(lost.settings)).toBe(true), { timeout: 20_000 });
   expect(await hasLostCriu(settings)).toBe(false);
   expect(await hasLostCriu("/nonexistent/criu.conf")).toBe(false);
+});
+
+test("a container's empty cgroups are removed, with those below, and no one else's", async () => {
+  const id = String(process.pid).padStart(64, "0");
+  const hierarchy = path.join(cgroupRoot, existsSync(path.join(cgroupRoot, "cpuset")) ? "cpuset" : "");
+  const parent = mkdtempSync(path.join(hierarchy, "ums-test-"));
+  const own = [`libpod-${id}`, `libpod-${id}/init`, `cri-containerd-${id}.scope`];
+  const others = [`libpod-conmon-${id}`, "libpod-1"];
+  onTestFinished(() => {
+    const groups = [...others, ...own.toReversed()].map((name) => path.join(parent, name)).filter(existsSync);
+    for (const group of [...groups, parent]) rmdirSync(group);
+  });
+  for (const name of [...own, ...others]) mkdirSync(path.join(parent, name));
+  await removeCgroups(id);
+  expect([...own, ...others].filter((name) => existsSync(path.join(parent, name)))).toEqual(others);
 });

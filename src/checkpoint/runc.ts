@@ -1,9 +1,10 @@
 /** A dump beneath the container engine, by runc and CRIU on the engine's own container id. */
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { UmsError } from "../errors.ts";
+import { cgroupRoot } from "./freezer.ts";
 
 export type Tools = Readonly<{
   /** runc, 1.1 or newer: the command that starts it. */
@@ -132,11 +133,24 @@ const runcPatienceMs = 3_000;
 
 /** Kills what a restore that was broken off has left in a container's cgroups, and resolves when it has ended. @throws UmsError CRIU_REMAINS */
 export async function killRestored(containerId: string): Promise<void> {
-  // The engine's own monitor may be in a group of the same name.
-  const group = new RegExp(`(?<!conmon)[/-]${containerId}(\\.scope)?(/|$)`, "m");
+  const group = groupsOf(containerId);
   const isIn = async (pid: number) => group.test(await readFile(`/proc/${pid}/cgroup`, "utf8").catch(() => ""));
   await ended(() => processesWhere(isIn), { patienceMs: 0 });
 }
+
+/** Removes a container's empty cgroups: a runc that is killed while it makes them has told its engine of none. */
+export async function removeCgroups(containerId: string): Promise<void> {
+  const group = groupsOf(containerId);
+  const found = await execa("find", [cgroupRoot, "-depth", "-type", "d", "-path", `*${containerId}*`], { reject: false, timeout: 10_000 });
+  for (const directory of found.stdout.split("\n"))
+    if (group.test(directory))
+      await rmdir(directory).catch((cause: NodeJS.ErrnoException) => {
+        if (cause.code !== "ENOENT") throw cause; // the engine has removed it meanwhile
+      });
+}
+
+/** What a container's cgroups are called, and those below. The engine's own monitor may be in a group of the same name. */
+const groupsOf = (containerId: string) => new RegExp(`(?<!conmon)[/-]${containerId}(\\.scope)?(/|$)`, "m");
 
 async function ended(find: () => Promise<number[]>, { patienceMs }: { patienceMs: number }): Promise<void> {
   for (const startedAt = Date.now(); ; await sleep(20)) {

@@ -5,7 +5,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
-import { breakOffRestore, hasLostCriu, killRestored, writeCriuSettings } from "./runc.ts";
+import { breakOffRestore, hasLostCriu, killRestored, removeCgroups, writeCriuSettings } from "./runc.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";
@@ -125,7 +125,10 @@ export const restoreLog = (name: string) => path.join(directoryOf(name), "work",
 export async function breakOff(name: string): Promise<void> {
   for (const id of [name, ...(await linksTo(name))]) {
     await breakOffRestore(settingsOf(id), id);
-    if (!(await exists(path.join(directoryOf(id), "started")))) await killRestored(id);
+    if (!(await exists(path.join(directoryOf(id), "started")))) {
+      await killRestored(id);
+      await removeCgroups(id);
+    }
     await removeMountRoots(restoreLog(id));
     for (const root of (await mountPoints()).filter((point) => point.endsWith(`/${id}/criu-root`))) {
       await unmount(root);
