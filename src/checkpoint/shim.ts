@@ -57,6 +57,20 @@ export const noteHeldNetwork = (name: string, namespace: string) => writeFile(pa
 /** What {@link noteHeldNetwork} has noted, as long as the restore is not forgotten. */
 export const heldNetwork = (name: string) => readFile(path.join(directoryOf(name), "network"), "utf8").catch(() => undefined);
 
+/** Notes that the restored container is the service now: who comes later may forget its restore. Can be repeated, also after that. */
+export async function noteCommitted(name: string): Promise<void> {
+  await writeFile(path.join(directoryOf(name), "committed"), "").catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code !== "ENOENT") throw cause;
+  });
+}
+
+/** Forgets each restore that {@link noteCommitted} has noted. */
+export async function forgetCommitted(): Promise<void> {
+  const entries = await readdir(restoreRoot, { withFileTypes: true }).catch(() => []);
+  for (const { name } of entries.filter((entry) => entry.isDirectory()))
+    if (await exists(path.join(directoryOf(name), "committed"))) await forgetRestore(name);
+}
+
 /** Tells a waiting shim to restore or to give up. @returns whether one was waiting */
 export async function letGo(name: string, verdict: "restore" | "give-up"): Promise<boolean> {
   for (let attempt = 0; attempt < 20; attempt++) {

@@ -167,7 +167,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
           nodes: async () => interfaces.all(),
           wanted: { name: object.spec.rename, node: wantedNode },
           peerHost,
-          takeSlot: async () => takeSlot(object.metadata.uid ?? ""),
+          takeSlot: () => takeSlot(object.metadata.uid ?? ""),
           facts: factsAs<PodFacts>("source"),
           restoreRescued: (pod, rescued) => restoreRescued({ namespace, pod, rescued, attempt: 1 }),
           measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),

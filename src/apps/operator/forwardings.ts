@@ -21,7 +21,7 @@ type Parts = Readonly<{
 
 export type Forwardings = Readonly<{
   /** @param uid of the Migration @throws UmsError SITE_BUSY */
-  takeSlot(uid: string): number;
+  takeSlot(uid: string): Promise<number>;
   /** Removes what a Migration that is being deleted has kept, and lets its object go. */
   forget(object: MigrationObject): Promise<void>;
   /** What has to be done from time to time. */
@@ -39,6 +39,7 @@ const slotOf = (object: MigrationObject) => (isUndone(object) ? undefined : sour
 
 export function createForwardings({ cluster, interfaces, siteName, known, log, signal }: Parts): Forwardings {
   let busy: Promise<void> = Promise.resolve();
+  let sweeping: Promise<void> = Promise.resolve();
   /** Those that no object tells yet. */
   const taken = new Map<string, number>();
   /** By Migration: the nodes that have its forwarding. */
@@ -114,7 +115,9 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
   }
 
   return {
-    takeSlot(uid) {
+    async takeSlot(uid) {
+      // The forwarding that will have it must not be swept as one that nobody tells.
+      await sweeping;
       for (const { metadata } of known().filter(isUndone)) taken.delete(metadata.uid ?? "");
       const others = new Set([...known().map(slotOf), ...taken.values()]);
       for (let slot = 1; slot <= slots; slot++) {
@@ -127,9 +130,10 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     forget: (object) => inTurn(() => forget(object)),
     async tend() {
       for (const node of interfaces.all().filter((each) => !swept.has(each))) {
-        await inTurn(() => sweep(node)).catch((cause: unknown) => {
+        sweeping = inTurn(() => sweep(node)).catch((cause: unknown) => {
           if (!signal.aborted) log.warn({ node: node.node, cause }, "a node's forwardings could not be looked through");
         });
+        await sweeping;
       }
       // What has arrived is the coordinator's.
       for (const { metadata } of known().filter(isSource)) {

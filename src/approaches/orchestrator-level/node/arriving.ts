@@ -15,10 +15,12 @@ import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.t
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
 import {
   breakOff,
+  forgetCommitted,
   forgetRestore,
   heldNetwork,
   isDoomed,
   letGo,
+  noteCommitted,
   noteHeldNetwork,
   prepareRestore,
   restoreLog,
@@ -286,7 +288,8 @@ export function createArriving(parts: ArrivingParts): Arriving {
       const network = (await heldNetwork(restoreOf(id, first))) ?? (await tasksOfPod(uid))[0]?.network;
       if (network !== undefined) await releaseNamespace(network);
       arrivals.delete(id);
-      // Not while clients wait.
+      for (const container of containers) await noteCommitted(restoreOf(id, container));
+      // Not while clients wait; where this process dies first, its next one does it.
       setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();
     },
 
@@ -335,6 +338,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
     },
 
     async sweep() {
+      await forgetCommitted();
       for (const directory of [...parts.imageDirectories, ...Object.values(parts.stagingDirectories)]) {
         for (const name of await readdir(directory).catch(() => [])) {
           const left = path.join(directory, name);
