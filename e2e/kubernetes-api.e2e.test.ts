@@ -543,9 +543,38 @@ describe("a snapshot of a pod", () => {
   });
 });
 
+const interfacesOf = async ({ cluster }: ClusterSite, ...selection: string[]) =>
+  (await cluster.kubectl(["get", "pods", "--selector=app=ssu-interface", ...selection, "--output=name"])).stdout.split("\n");
+
+test("whoever takes over a node's interface can't speak for the site, and changes one label of that node alone", async () => {
+  const [own, other] = a.cluster.nodes.map(({ name }) => name);
+  const [pod = ""] = await interfacesOf(a, `--field-selector=spec.nodeName=${own}`);
+  const request = `
+    const secrets = "/var/run/secrets/kubernetes.io/serviceaccount/";
+    const authorization = "Bearer " + fs.readFileSync(secrets + "token", "utf8");
+    const [path, body] = process.argv.slice(1);
+    const options = body ? { method: "PATCH", body, headers: { authorization, "content-type": "application/merge-patch+json" } } : { headers: { authorization } };
+    fetch("https://" + process.env.KUBERNETES_SERVICE_HOST + path, options).then(async (answer) => console.log(answer.status, (await answer.json()).message));
+  `;
+  const ask = async (path: string, body?: object) => {
+    const authority = "NODE_EXTRA_CA_CERTS=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    const command = ["env", authority, "node", "--eval", request, path, ...(body ? [JSON.stringify(body)] : [])];
+    return (await a.cluster.kubectl(["exec", pod, "--", ...command])).stdout;
+  };
+  const change = (node = "", body: object) => ask(`/api/v1/nodes/${node}?dryRun=All`, body);
+  const labels = { "ums.dev/restores": null };
+  expect(await change(own, { metadata: { labels } })).toMatch(/^200/);
+  expect(await change(other, { metadata: { labels } })).toMatch(/^422 .*its own node alone/);
+  const alone = /^422 .*the label ums.dev\/restores alone/;
+  expect(await change(own, { metadata: { labels: { ...labels, any: "value" } } })).toMatch(alone);
+  expect(await change(own, { metadata: { labels: { "kubernetes.io/hostname": null } } })).toMatch(alone);
+  expect(await change(own, { metadata: { annotations: { any: "value" } } })).toMatch(alone);
+  expect(await change(own, { spec: { unschedulable: true } })).toMatch(alone);
+  expect(await ask("/api/v1/namespaces/default/secrets/ums-trust")).toMatch(/^403/);
+  expect(await ask("/api/v1/namespaces/default/secrets/ums-trust-nodes")).toMatch(/^200/);
+});
+
 describe("removed as docs/kubernetes.md says,", () => {
-  const interfacesOf = async ({ cluster }: ClusterSite, ...selection: string[]) =>
-    (await cluster.kubectl(["get", "pods", "--selector=app=ssu-interface", ...selection, "--output=name"])).stdout.split("\n");
   /** containerd's restart ends the command's connection, so its exit code tells nothing. */
   const removeFrom = async ({ cluster }: ClusterSite, pod: string) =>
     (await cluster.kubectl(["exec", pod, "--", "ums", "interface", "--remove"], { reject: false })).stderr;
@@ -575,7 +604,8 @@ describe("removed as docs/kubernetes.md says,", () => {
       await cluster.kubectl(["label", "nodes", "--all", "ums.dev/restores-"]);
       await cluster.kubectl(["delete", "lease", "migration-operator"]);
       const kinds = "pods,services,deployments,daemonsets,configmaps,secrets,roles,rolebindings,leases,poddisruptionbudgets";
-      const all = `${kinds},clusterroles,clusterrolebindings,customresourcedefinitions,runtimeclasses,nodes`;
+      const policies = "validatingadmissionpolicies,validatingadmissionpolicybindings";
+      const all = `${kinds},${policies},clusterroles,clusterrolebindings,customresourcedefinitions,runtimeclasses,nodes`;
       const find = async () => (await cluster.kubectl(["get", all, "--show-labels", "--no-headers"])).stdout;
       await expect.poll(find, { timeout: 60_000 }).not.toMatch(/\bums\b|\bssu-|\bmigration-/);
       for (const node of cluster.nodes) {

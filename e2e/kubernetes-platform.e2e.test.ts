@@ -32,10 +32,11 @@ import {
   type MigrationSpec,
   newMigrationId,
 } from "../src/platforms/kubernetes/migration.ts";
-import { openTrustSecret, trustSecretName } from "../src/platforms/kubernetes/trust-store.ts";
+import { nodeTrustSecretName, openTrustSecret, trustSecretName } from "../src/platforms/kubernetes/trust-store.ts";
 import { openTrustFiles } from "../src/trust/files.ts";
 import { createPairing } from "../src/trust/pairing.ts";
 import { temporaryDirectory } from "../src/trust/temporary-directory-for-tests.ts";
+import { shareWithNodes } from "../src/trust/share.ts";
 import { openTrust } from "../src/trust/trust.ts";
 import { type ApiServer, apiServerPrograms, startApiServer } from "./api-server.ts";
 
@@ -448,6 +449,26 @@ describe("the site's keys and peers", () => {
     await expect(late).rejects.toThrow(refused("PAIRING_REFUSED"));
   });
 
+  test("reach the nodes as no more than these need, and a node reads nothing else", async () => {
+    const stop = new AbortController();
+    const { signal } = stop;
+    const { trust } = await replica();
+    const troubles: unknown[] = [];
+    const secretName = nodeTrustSecretName;
+    const shared = openTrustSecret(await as("ums-coordinator"), { secretName, signal });
+    const sharing = shareWithNodes(trust, shared, { signal, onTrouble: (cause) => troubles.push(cause) });
+    const account = await as("ums-interface");
+    const node = await openTrust(openTrustSecret(account, { secretName, signal }), "cluster", { role: "node", signal });
+    onTestFinished(async () => {
+      stop.abort();
+      await sharing;
+      node.close();
+    });
+    expect(node.fingerprint).toBe(trust.fingerprint);
+    expect(troubles).toEqual([]);
+    await expect(openTrustSecret(account, { signal }).read()).rejects.toThrow(refused("CLUSTER_FORBIDS"));
+  });
+
   test("come back where somebody deleted the Secret", async () => {
     const store = openTrustSecret(admin, { signal: forever });
     await admin.delete(secrets, trustSecretName);
@@ -546,7 +567,8 @@ describe("kubectl", () => {
     await server.kubectl("apply", "-k", manifests);
     const store = openTrustSecret(admin, { signal: forever });
     await store.update("pairing-offer", () => "kept");
-    expect(await server.kubectl("apply", "-k", manifests)).toContain("secret/ums-trust unchanged");
+    const applied = await server.kubectl("apply", "-k", manifests);
+    for (const secret of [trustSecretName, nodeTrustSecretName]) expect(applied).toContain(`secret/${secret} unchanged`);
     expect((await store.read()).get("pairing-offer")).toBe("kept");
     await store.update("pairing-offer", () => undefined);
   });

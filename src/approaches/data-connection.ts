@@ -19,6 +19,6 @@ export function openDataConnection(
   const headers = { [tokenHeader]: node.token };
   if (site !== trust.siteName) return createPeerInterfaceClient(trust, site, node.addresses).openData({ migrationId, signal, headers });
   const [address = ""] = node.addresses;
-  const client = createSelfClient(trust, { who: `The interface at ${address}`, address });
+  const client = createSelfClient(trust, { who: `The interface at ${address}`, address, role: "node" });
   return client.openData({ migrationId, signal, headers: { ...headers, [peerHeader]: site } });
 }

@@ -30,13 +30,15 @@ import { connectByKubeconfig, connectInCluster } from "../platforms/kubernetes/c
 import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
 import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
-import { openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
+import { nodeTrustSecretName, openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
 import { snapshotRoot } from "../names.ts";
 import { summary, verdict } from "../preflight/check.ts";
 import { criuChecks } from "../preflight/site.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import { formatAddress } from "../trust/address.ts";
 import { createPairing } from "../trust/pairing.ts";
+import type { Role } from "../trust/identity.ts";
+import { shareWithNodes } from "../trust/share.ts";
 import { openTrust, type Trust } from "../trust/trust.ts";
 import { createArrivalRecords } from "./coordinator/arrivals.ts";
 import { createClusterCoordinator } from "./coordinator/cluster.ts";
@@ -67,14 +69,22 @@ const collectEveryMs = 20_000;
 const restoresLabel = "ums.dev/restores";
 const criu = "/opt/ums/criu/criu";
 
-async function open({ settings, log, signal }: Part, { makesKeys }: { makesKeys: boolean }): Promise<{ cluster: Cluster; trust: Trust }> {
+async function open(
+  { settings, log, signal }: Part,
+  { role = "site", makesKeys = false }: { role?: Role; makesKeys?: boolean },
+): Promise<{ cluster: Cluster; trust: Trust }> {
   const connection =
     settings.KUBECONFIG === undefined
       ? connectInCluster({ host: settings.KUBERNETES_SERVICE_HOST, port: settings.KUBERNETES_SERVICE_PORT })
       : await connectByKubeconfig(settings.KUBECONFIG);
   const cluster = openCluster(connection);
-  const store = openTrustSecret(cluster, { signal, onTrouble: (cause) => log.warn({ cause }, "the site's keys can't be watched") });
-  const trust = await openTrust(store, settings.SITE_NAME ?? (await defaultSiteName(cluster)), { makesKeys, signal });
+  const siteName = settings.SITE_NAME ?? (await defaultSiteName(cluster));
+  const onTrouble = (cause: unknown) => log.warn({ cause }, "the site's keys can't be watched");
+  const forNodes = openTrustSecret(cluster, { secretName: nodeTrustSecretName, signal, onTrouble });
+  const store = role === "node" ? forNodes : openTrustSecret(cluster, { signal, onTrouble });
+  const trust = await openTrust(store, siteName, { role, makesKeys, signal });
+  if (makesKeys)
+    void shareWithNodes(trust, forNodes, { signal, onTrouble: (cause) => log.warn({ cause }, "the nodes' keys can't be written") });
   return { cluster, trust };
 }
 
@@ -159,7 +169,7 @@ export async function runOperator(part: Part): Promise<void> {
   const { settings, log, signal } = part;
   await using health = createServer((_request, response) => void response.end("OK")).listen(healthPort);
   void health;
-  const { cluster, trust } = await open(part, { makesKeys: false });
+  const { cluster, trust } = await open(part, {});
   await standForLeader({
     cluster,
     namespace: cluster.namespace,
@@ -184,7 +194,7 @@ export async function runOperator(part: Part): Promise<void> {
 
 export async function runInterface(part: Part): Promise<void> {
   const { settings, log, signal } = part;
-  const { cluster, trust } = await open(part, { makesKeys: false });
+  const { cluster, trust } = await open(part, { role: "node" });
   await mkdir(nodeDirectories.work, { recursive: true, mode: 0o700 });
   const common = {
     workDirectory: nodeDirectories.work,

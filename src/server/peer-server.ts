@@ -110,12 +110,15 @@ export function createPeerServer({
   app.addHook("onRequest", async (request, reply) => {
     const socket = request.raw.socket as TLSSocket;
     const route = request.routeOptions.url ?? "";
+    const caller = trust.identify(socket);
+    // Nodes carry data, and ask for nothing.
+    const asking = caller?.role === "site" ? caller : undefined;
     if (route.startsWith("/node/")) {
-      request.self = trust.identifySelf(socket);
+      request.self = asking?.isSelf === true;
       if (request.self) return;
     } else {
       // A pod may move within one cluster: then the site is its own peer.
-      request.peer = trust.identify(socket) ?? (trust.identifySelf(socket) ? trust.siteName : undefined);
+      request.peer = asking?.site;
       if (request.peer !== undefined || openToStrangers.has(`${request.method} ${route}`)) return;
       if (people && !route.startsWith("/peer/")) {
         await people.admit(request);
@@ -142,18 +145,23 @@ export function createPeerServer({
   app.server.on("upgrade", (request: IncomingMessage, duplex: Duplex, head: Buffer) => {
     const socket = duplex as TLSSocket;
     socket.on("error", (error) => log.debug({ err: error }, "a data connection broke"));
-    const self = trust.identifySelf(socket);
-    const peer = self ? trust.siteName : trust.identify(socket);
+    const caller = trust.identify(socket);
     const url = request.url ?? "";
     const migrationId = dataPath.exec(url)?.[1];
-    if (peer === undefined) return refuseUpgrade(socket, 401, new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
+    if (!caller) return refuseUpgrade(socket, 401, new UmsError("NOT_AUTHORISED", "This site does not know the caller."));
     if (migrationId === undefined || request.method !== "GET" || request.headers.upgrade?.toLowerCase() !== "ums-data") {
       return refuseUpgrade(socket, 404, new UmsError("BAD_REQUEST", "No such connection can be opened here."));
     }
     socket.setTimeout(0);
     socket.setNoDelay(true);
     socket.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ums-data\r\n\r\n");
-    onData(socket, head, { peer, self, migrationId, url, headers: request.headers as Record<string, string | undefined> });
+    onData(socket, head, {
+      peer: caller.site,
+      self: caller.isSelf,
+      migrationId,
+      url,
+      headers: request.headers as Record<string, string | undefined>,
+    });
   });
 
   const stopFollowing = trust.onChange(() => {
@@ -210,7 +218,7 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
   const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
   const peers = new Set<TLSSocket>();
   const all = new Set<Socket>();
-  const isKnown = (socket: TLSSocket) => trust.identify(socket) !== undefined || trust.identifySelf(socket);
+  const isKnown = (socket: TLSSocket) => trust.identify(socket) !== undefined;
   let closing = false;
   const forget = (raw: Socket) => {
     clearTimeout(strangers.get(raw)?.timer);

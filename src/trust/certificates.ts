@@ -5,7 +5,7 @@
 import "reflect-metadata";
 import { createHash, KeyObject, randomBytes, webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";
-import { siteUrn } from "./identity.ts";
+import { type Role, siteUrn } from "./identity.ts";
 
 /** A private key and its certificate, both PEM. */
 export type Credential = Readonly<{ key: string; certificate: string }>;
@@ -39,15 +39,17 @@ export async function createAuthority(now = Date.now()): Promise<Credential> {
   return { key: privatePem(keys), certificate: certificate.toString("pem") + "\n" };
 }
 
-/** The certificate by which a site serves and calls, signed by its authority. */
+/** The certificate by which a site, or one of its nodes, serves and calls, signed by the site's authority. */
 export async function createLeaf({
   authority,
   siteName,
+  role = "site",
   validMs,
   now = Date.now(),
 }: {
   authority: Credential;
   siteName: string;
+  role?: Role;
   validMs: number;
   now?: number;
 }): Promise<Credential> {
@@ -68,7 +70,7 @@ export async function createLeaf({
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
-      new x509.SubjectAlternativeNameExtension([{ type: "url", value: siteUrn(siteName) }]),
+      new x509.SubjectAlternativeNameExtension([{ type: "url", value: siteUrn(siteName, role) }]),
       await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
       await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],

@@ -1,27 +1,37 @@
 import { X509Certificate } from "node:crypto";
 
-/** How a certificate names its site. */
-export function siteUrn(siteName: string): string {
-  return `urn:ums:site:${siteName}`;
+/**
+ * What the holder of a certificate is to others. `site`: it speaks for its site. `node`: it carries data to and from its
+ * own node, and may ask for nothing.
+ */
+export type Role = "site" | "node";
+
+/** How a certificate names its site, and its holder's part in it. */
+export function siteUrn(siteName: string, role: Role = "site"): string {
+  return `urn:ums:${role}:${siteName}`;
 }
 
-/** The site's name that a certificate claims. Worth nothing until {@link isLeafOf} has held for that site's authority. */
+/** The site's name that the certificate of a whole site claims. Worth nothing until {@link isLeafOf} has held for that site's authority. */
 export function claimedSite(certificate: X509Certificate): string | undefined {
   return certificate.subjectAltName?.match(/^URI:urn:ums:site:([a-z0-9-]{1,63})$/)?.[1];
 }
 
 /**
- * Whether the certificate is of this very site: its authority signed it, and it names the site and nothing else.
- * An authority vouches for its own site only, so no peer can pass for another.
+ * Whether the certificate is of this very site, and of this role in it: its authority signed it, and it names that and
+ * nothing else. An authority vouches for its own site only, so no peer can pass for another.
  */
-export function isLeafOf(certificate: X509Certificate, site: { name: string; authority: X509Certificate }, now = Date.now()): boolean {
+export function isLeafOf(
+  certificate: X509Certificate,
+  { name, authority, role = "site" }: { name: string; authority: X509Certificate; role?: Role },
+  now = Date.now(),
+): boolean {
   return (
     !certificate.ca &&
-    claimedSite(certificate) === site.name &&
+    certificate.subjectAltName === `URI:${siteUrn(name, role)}` &&
     certificate.validFromDate.getTime() <= now &&
     now <= certificate.validToDate.getTime() &&
-    certificate.checkIssued(site.authority) &&
-    certificate.verify(site.authority.publicKey)
+    certificate.checkIssued(authority) &&
+    certificate.verify(authority.publicKey)
   );
 }
 

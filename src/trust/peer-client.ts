@@ -4,6 +4,7 @@ import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
 import { parseAddress } from "./address.ts";
+import type { Role } from "./identity.ts";
 import type { Trust } from "./trust.ts";
 
 /** How this site calls one paired site, or one part of itself. */
@@ -55,15 +56,20 @@ export function createPeerClient(trust: Trust, peerName: string): PeerClient {
 
 /** A client for the same peer's interfaces, which have an address of their own. */
 export function createPeerInterfaceClient(trust: Trust, peerName: string, addresses: readonly string[]): PeerClient {
-  return createClient({ who: `Site “${peerName}”`, addresses: () => addresses, options: () => trust.connectOptions(peerName) });
+  return createClient({ who: `Site “${peerName}”`, addresses: () => addresses, options: () => trust.connectOptions(peerName, "node") });
 }
 
-/** A client for another part of this very site. @param part.headers go with each request */
+/** A client for another part of this very site. @param part.role what it must be; @param part.headers go with each request */
 export function createSelfClient(
   trust: Trust,
-  { who, address, headers }: { who: string; address: string; headers?: Readonly<Record<string, string>> },
+  { who, address, role, headers }: { who: string; address: string; role: Role; headers?: Readonly<Record<string, string>> },
 ): PeerClient {
-  return createClient({ who, addresses: () => [address], options: () => trust.connectToSelfOptions(), ...(headers ? { headers } : {}) });
+  return createClient({
+    who,
+    addresses: () => [address],
+    options: () => trust.connectToSelfOptions(role),
+    ...(headers ? { headers } : {}),
+  });
 }
 
 function createClient(party: Party): PeerClient {

@@ -1,6 +1,6 @@
 /**
  * Where a site keeps its keys and peers: a handful of named texts. The names are `authority.pem`, `site.pem`,
- * `peer-<name>.json` and `pairing-offer`.
+ * `peer-<name>.json` and `pairing-offer`; in what its nodes may read `authority.crt`, `node.pem` and `peer-<name>.json`.
  */
 export type TrustStore = Readonly<{
   /** All that is there. */
@@ -19,6 +19,9 @@ export type TrustStore = Readonly<{
 
 export const authorityEntry = "authority.pem";
 export const leafEntry = "site.pem";
+/** The authority without its key. */
+export const authorityCertificateEntry = "authority.crt";
+export const nodeLeafEntry = "node.pem";
 export const offerEntry = "pairing-offer";
 export const peerEntry = (siteName: string) => `peer-${siteName}.json`;
 export const peerEntryPattern = /^peer-(.*)\.json$/;

@@ -8,7 +8,7 @@ import { createLeaf } from "./certificates.ts";
 import { openTrustFiles } from "./files.ts";
 import { siteUrn } from "./identity.ts";
 import { temporaryDirectory } from "./temporary-directory-for-tests.ts";
-import { openTrust, type Trust } from "./trust.ts";
+import { type Caller, openTrust, type Trust } from "./trust.ts";
 
 const dayMs = 86_400_000;
 
@@ -23,6 +23,8 @@ async function introduce(a: Trust, b: Trust): Promise<void> {
   await b.addPeer({ name: a.siteName, certificate: a.certificate, addresses: ["127.0.0.1:1"] });
 }
 
+const nameOf = ({ site, role, isSelf }: Caller) => `${isSelf ? "itself" : site}${role === "node" ? ", a node of it" : ""}`;
+
 /** Who the server takes the caller for, and whether the caller accepts the server. */
 async function meet(server: Trust, options: object): Promise<{ caller: string | undefined; refused: string | undefined }> {
   const listener = createServer(server.serverOptions());
@@ -30,7 +32,8 @@ async function meet(server: Trust, options: object): Promise<{ caller: string | 
   const { promise: identified, resolve } = Promise.withResolvers<string | undefined>();
   listener.on("secureConnection", (socket: TLSSocket) => {
     socket.on("error", () => undefined);
-    resolve(server.identify(socket));
+    const caller = server.identify(socket);
+    resolve(caller && nameOf(caller));
     socket.end();
   });
   listener.on("tlsClientError", () => resolve(undefined));
@@ -144,12 +147,10 @@ test("the parts of one site know each other, and nobody else is taken for one", 
   const [a, b] = [await open("alpha"), await open("beta")];
   await introduce(a, b);
   const other = await open("alpha", a.directory);
-  const asSelf = (server: Trust): Trust => ({ ...server, identify: (socket) => (server.identifySelf(socket) ? "itself" : undefined) });
-  expect(await meet(asSelf(a), other.connectToSelfOptions())).toEqual({ caller: "itself", refused: undefined });
-  expect(await meet(a, other.connectToSelfOptions())).toEqual({ caller: undefined, refused: undefined });
-  expect((await meet(asSelf(a), b.connectOptions("alpha"))).caller).toBeUndefined();
-  expect((await meet(asSelf(a), (await open("alpha")).pairingOptions())).caller).toBeUndefined();
-  expect((await meet(b, a.connectToSelfOptions())).refused).toBeDefined();
+  expect(await meet(a, other.connectToSelfOptions("site"))).toEqual({ caller: "itself", refused: undefined });
+  expect((await meet(a, b.connectOptions("alpha"))).caller).toBe("beta");
+  expect((await meet(a, (await open("alpha")).pairingOptions())).caller).toBeUndefined();
+  expect((await meet(b, a.connectToSelfOptions("site"))).refused).toBeDefined();
 });
 
 test("a part that makes no keys waits until another has made them", async () => {

@@ -5,8 +5,17 @@ import { UmsError } from "../errors.ts";
 import { siteNamePattern } from "../names.ts";
 import { parseAddress } from "./address.ts";
 import type { Credential } from "./certificates.ts";
-import { fingerprintOf, isLeafOf, readAuthority } from "./identity.ts";
-import { authorityEntry, leafEntry, offerEntry, peerEntry, peerEntryPattern, type TrustStore } from "./store.ts";
+import { fingerprintOf, isLeafOf, readAuthority, type Role } from "./identity.ts";
+import {
+  authorityCertificateEntry,
+  authorityEntry,
+  leafEntry,
+  nodeLeafEntry,
+  offerEntry,
+  peerEntry,
+  peerEntryPattern,
+  type TrustStore,
+} from "./store.ts";
 
 /** A site that this one trusts, as it is stored. */
 export type Peer = Readonly<{
@@ -22,6 +31,15 @@ export type Peer = Readonly<{
 /** What `tls.createServer` and `server.setSecureContext` take. */
 export type ServerOptions = SecureContextOptions & Readonly<{ requestCert: true; rejectUnauthorized: false }>;
 
+/** Who is at the other end of a connection. */
+export type Caller = Readonly<{
+  /** Its name. */
+  site: string;
+  role: Role;
+  /** Whether it is a part of this very site. */
+  isSelf: boolean;
+}>;
+
 /** Who this site is, and whom it trusts. */
 export type Trust = Readonly<{
   siteName: string;
@@ -31,17 +49,15 @@ export type Trust = Readonly<{
   fingerprint: string;
   /** Changes when a peer comes or goes and when the leaf is renewed: see {@link Trust.onChange}. */
   serverOptions(): ServerOptions;
-  /** The paired site at the other end of a connection which this site's server accepted, judged by the peers of this moment. */
-  identify(socket: TLSSocket): string | undefined;
-  /** Whether the other end of such a connection is a part of this very site. */
-  identifySelf(socket: TLSSocket): boolean;
+  /** The paired site, or the part of this one, at the other end of a connection which this site's server accepted, judged by the peers of this moment. */
+  identify(socket: TLSSocket): Caller | undefined;
   /**
-   * For a connection to a peer: only that peer's own certificate is accepted.
+   * For a connection to a peer, or to one of its nodes: only that peer's own certificate for this role is accepted.
    * @throws UmsError SITE_NOT_FOUND
    */
-  connectOptions(peerName: string): ConnectionOptions & Readonly<{ checkServerIdentity: typeof checkServerIdentity }>;
+  connectOptions(peerName: string, role?: Role): ConnectionOptions & Readonly<{ checkServerIdentity: typeof checkServerIdentity }>;
   /** For a connection from one part of this site to another. */
-  connectToSelfOptions(): ReturnType<Trust["connectOptions"]>;
+  connectToSelfOptions(role: Role): ReturnType<Trust["connectOptions"]>;
   /** For a connection to a site that is not trusted yet; whoever uses it proves the server otherwise. */
   pairingOptions(): ConnectionOptions;
   peers(): Peer[];
@@ -57,6 +73,11 @@ export type Trust = Readonly<{
   removePeer(name: string): Promise<void>;
   /** Changes what this site has offered as a pairing code, whichever of its parts did: see {@link TrustStore.update}. */
   pairingOffer: (change: (current: string | undefined) => string | undefined) => Promise<string | undefined>;
+  /**
+   * Key and certificate by which this site's nodes serve and call: the ones they have, while these are good.
+   * @throws Error where this part of the site doesn't make its keys
+   */
+  nodeLeaf(current: string | undefined): Promise<string>;
   /** Called after each change of what a server or connection must be given; answers how to stop that. */
   onChange(listener: () => void): () => void;
   close(): void;
@@ -76,6 +97,7 @@ const tlsOptions = {
 /**
  * Opens the keys and the peers of a site; makes the keys where there are none.
  * @param options.makesKeys false for a part of a site that leaves that to another one: it waits for the keys
+ * @param options.role node: the store is one that `shareWithNodes` fills, and whoever reads it waits for that
  */
 export async function openTrust(
   store: TrustStore,
@@ -83,43 +105,51 @@ export async function openTrust(
   {
     now = Date.now,
     renewalCheckMs = 6 * 3_600_000,
-    makesKeys = true,
+    role = "site",
+    makesKeys = role === "site",
     signal = new AbortController().signal,
-  }: { now?: () => number; renewalCheckMs?: number; makesKeys?: boolean; signal?: AbortSignal } = {},
+  }: { now?: () => number; renewalCheckMs?: number; role?: Role; makesKeys?: boolean; signal?: AbortSignal } = {},
 ): Promise<Trust> {
   if (!new RegExp(siteNamePattern).test(siteName)) {
     throw new UmsError("BAD_CONFIGURATION", `“${siteName}” can't be a site's name: small letters, digits and hyphens, at most 63.`);
   }
+  const [ownAuthorityEntry, ownLeafEntry] = role === "site" ? [authorityEntry, leafEntry] : [authorityCertificateEntry, nodeLeafEntry];
   let entries = await store.read();
-  while (!makesKeys && !(entries.has(authorityEntry) && entries.has(leafEntry))) {
+  while (!makesKeys && !(entries.has(ownAuthorityEntry) && entries.has(ownLeafEntry))) {
     await sleep(keysCheckMs, undefined, { signal });
     entries = await store.read();
   }
 
-  const authority = readCredential(store, authorityEntry, entries.get(authorityEntry)) ?? (await makeAuthority(store));
-  const ownAuthority = readAuthority(authority.certificate);
-  let leaf = readCredential(store, leafEntry, entries.get(leafEntry));
+  const signer =
+    role === "site" ? (readCredential(store, authorityEntry, entries.get(authorityEntry)) ?? (await makeAuthority(store))) : undefined;
+  const ownCertificate = signer?.certificate ?? entries.get(authorityCertificateEntry) ?? "";
+  const ownAuthority = readAuthority(ownCertificate);
+  let leaf = readCredential(store, ownLeafEntry, entries.get(ownLeafEntry));
   const known = (peer: Peer) => ({ ...peer, authority: readAuthority(peer.certificate) });
   const peers = new Map(readPeers(store, entries).map((peer) => [peer.name, known(peer)]));
   const listeners = new Set<() => void>();
   const changed = () => listeners.forEach((listener) => listener());
 
-  const isGood = (credential: Credential | undefined) => {
+  const isGood = (credential: Credential | undefined, of: Role = "site") => {
     const certificate = credential && new X509Certificate(credential.certificate);
     return (
       certificate !== undefined &&
-      isLeafOf(certificate, { name: siteName, authority: ownAuthority }, now()) &&
+      isLeafOf(certificate, { name: siteName, authority: ownAuthority, role: of }, now()) &&
       certificate.validToDate.getTime() - now() > renewBeforeMs
     );
   };
 
+  async function makeLeaf(of: Role): Promise<string> {
+    if (!makesKeys || !signer) throw new Error("This part of the site makes no keys.");
+    const { createLeaf } = await import("./certificates.ts");
+    const { key, certificate } = await createLeaf({ authority: signer, siteName, role: of, validMs: leafValidMs, now: now() });
+    return key + certificate;
+  }
+
   async function renewLeaf(): Promise<void> {
     if (isGood(leaf)) return;
-    const { createLeaf } = await import("./certificates.ts");
-    const made = await createLeaf({ authority, siteName, validMs: leafValidMs, now: now() });
-    const text = await store.update(leafEntry, (current) =>
-      isGood(readCredential(store, leafEntry, current)) ? current : made.key + made.certificate,
-    );
+    const made = await makeLeaf("site");
+    const text = await store.update(leafEntry, (current) => (isGood(readCredential(store, leafEntry, current)) ? current : made));
     leaf = readCredential(store, leafEntry, text);
     changed();
   }
@@ -131,7 +161,7 @@ export async function openTrust(
     const before = JSON.stringify([leaf, [...peers.values()].map(plain)]);
     try {
       const others = readPeers(store, newest).map((peer) => [peer.name, known(peer)] as const);
-      leaf = readCredential(store, leafEntry, newest.get(leafEntry)) ?? leaf;
+      leaf = readCredential(store, ownLeafEntry, newest.get(ownLeafEntry)) ?? leaf;
       peers.clear();
       for (const [name, peer] of others) peers.set(name, peer);
     } catch {
@@ -146,8 +176,8 @@ export async function openTrust(
     return { key: leaf.key, cert: leaf.certificate };
   };
 
-  const self = { name: siteName, certificate: authority.certificate, authority: ownAuthority };
-  const optionsFor = (site: typeof self) => ({
+  const self = { name: siteName, certificate: ownCertificate, authority: ownAuthority };
+  const optionsFor = (site: typeof self & { role: Role }) => ({
     ...tlsOptions,
     ...own(),
     ca: [site.certificate],
@@ -183,32 +213,30 @@ export async function openTrust(
 
   return {
     siteName,
-    certificate: authority.certificate,
+    certificate: ownCertificate,
     fingerprint: fingerprintOf(ownAuthority),
     serverOptions: () => ({
       ...tlsOptions,
       ...own(),
       requestCert: true,
       rejectUnauthorized: false,
-      // Its own authority too: without any, Node would trust the public ones. No peer has it, so identify() refuses what it signed.
-      ca: [authority.certificate, ...[...peers.values()].map((peer) => peer.certificate)],
+      // Its own authority too: without any, Node would trust the public ones.
+      ca: [ownCertificate, ...[...peers.values()].map((peer) => peer.certificate)],
     }),
     identify(socket) {
-      if (!socket.authorized) return undefined;
-      const certificate = socket.getPeerX509Certificate();
-      const claimed = certificate && [...peers.values()].find((peer) => isLeafOf(certificate, peer, now()));
-      return claimed?.name;
-    },
-    identifySelf(socket) {
       const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
-      return certificate !== undefined && isLeafOf(certificate, self, now());
+      if (!certificate) return undefined;
+      for (const site of [self, ...peers.values()])
+        for (const role of ["site", "node"] as const)
+          if (isLeafOf(certificate, { ...site, role }, now())) return { site: site.name, role, isSelf: site === self };
+      return undefined;
     },
-    connectOptions(peerName) {
+    connectOptions(peerName, role = "site") {
       const peer = peers.get(peerName);
       if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${peerName}” is paired.`);
-      return optionsFor(peer);
+      return optionsFor({ ...peer, role });
     },
-    connectToSelfOptions: () => optionsFor(self),
+    connectToSelfOptions: (role) => optionsFor({ ...self, role }),
     pairingOptions: () => ({ ...tlsOptions, ...own(), rejectUnauthorized: false, servername: "" }),
     peers: () => [...peers.values()].map(plain),
     peer: (name) => {
@@ -228,7 +256,7 @@ export async function openTrust(
       await store.update(peerEntry(peer.name), (current) => {
         // Another part of this site may have paired meanwhile.
         if (current !== undefined && readPeer(store, peer.name, current).certificate !== peer.certificate) throw nameTaken(peer.name);
-        return `${JSON.stringify(peer, undefined, 2)}\n`;
+        return textOf(peer);
       });
       peers.set(peer.name, known(peer));
       changed();
@@ -245,6 +273,10 @@ export async function openTrust(
       return () => void listeners.delete(listener);
     },
     pairingOffer: (change) => store.update(offerEntry, change),
+    async nodeLeaf(current) {
+      const isKept = current !== undefined && isGood(parseCredential(current), "node");
+      return isKept ? current : await makeLeaf("node");
+    },
     close() {
       clearInterval(renewal);
       stopWatching?.();
@@ -252,6 +284,9 @@ export async function openTrust(
     },
   };
 }
+
+/** A peer, as a store has it. */
+export const textOf = (peer: Peer) => `${JSON.stringify(peer, undefined, 2)}\n`;
 
 const plain = ({ name, certificate, addresses, pairedAt }: Peer): Peer => ({ name, certificate, addresses, pairedAt });
 
@@ -267,13 +302,18 @@ async function makeAuthority(store: TrustStore): Promise<Credential> {
   return readCredential(store, authorityEntry, text) ?? made;
 }
 
-/** Key and certificate are one entry, so that a crash can't leave one without the other. */
 function readCredential(store: TrustStore, name: string, text: string | undefined): Credential | undefined {
   if (text === undefined) return undefined;
+  const credential = parseCredential(text);
+  if (!credential) throw new UmsError("BAD_STATE", `${store.placeOf(name)} has not one key and one certificate.`);
+  return credential;
+}
+
+/** Key and certificate are one entry, so that a crash can't leave one without the other. */
+function parseCredential(text: string): Credential | undefined {
   const [, key, certificate] =
     /^(-----BEGIN PRIVATE KEY-----[^]*?-----END PRIVATE KEY-----\n)(-----BEGIN CERTIFICATE-----[^]*)$/.exec(text) ?? [];
-  if (!key || !certificate) throw new UmsError("BAD_STATE", `${store.placeOf(name)} has not one key and one certificate.`);
-  return { key, certificate };
+  return key && certificate ? { key, certificate } : undefined;
 }
 
 function readPeers(store: TrustStore, entries: ReadonlyMap<string, string>): Peer[] {

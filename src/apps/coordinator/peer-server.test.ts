@@ -3,8 +3,9 @@ import { connect as connectPlain, createServer as createPlainServer, type Addres
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, createServer, type TLSSocket } from "node:tls";
 import fastify, { type FastifyInstance } from "fastify";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { UmsError } from "../../errors.ts";
+import { cluster } from "../../trust/cluster-for-tests.ts";
 import { openTrustFiles } from "../../trust/files.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
 import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
@@ -34,7 +35,7 @@ async function stranger(): Promise<Trust> {
   return trust;
 }
 
-function client(from: TestSite, to: string) {
+function client(from: Pick<TestSite, "trust">, to: string) {
   const made = createPeerClient(from.trust, to);
   onTestFinished(() => made.close());
   return made;
@@ -270,6 +271,24 @@ test("a data connection carries bytes both ways, with its peer and migration nam
   expect(seen).toMatchObject([{ peer: "alpha", self: false, migrationId: "m0000001", url: "/peer/migrations/m0000001/data" }]);
   const refused = client(a, "beta").openData({ migrationId: "..%2f..", signal: signal() });
   await expect(refused).rejects.toThrow(coded("BAD_REQUEST"));
+});
+
+test("a node of a paired cluster may bring data, and ask for nothing", async () => {
+  const seen: DataConnection[] = [];
+  const onData = (socket: TLSSocket, _head: Buffer, connection: DataConnection) => {
+    seen.push(connection);
+    socket.end();
+  };
+  const [a, b] = [await cluster("alpha"), await startSite("beta", { registerPeerRoutes: echo, onData })];
+  await a.trust.addPeer({ name: "beta", certificate: b.trust.certificate, addresses: [b.address] });
+  await b.trust.addPeer({ name: "alpha", certificate: a.trust.certificate, addresses: ["127.0.0.2:1"] });
+  await vi.waitUntil(() => a.node.peer("beta"));
+  const asked = client(a, "beta").request({ method: "GET", path: "/peer/who" });
+  expect(await asked).toEqual({ peer: "alpha" });
+  const ofNode = client({ trust: a.node }, "beta");
+  await expect(ofNode.request({ method: "GET", path: "/peer/who" })).rejects.toThrow(coded("NOT_AUTHORISED"));
+  await once(await ofNode.openData({ migrationId: "m0000001", signal: signal() }), "close");
+  expect(seen).toMatchObject([{ peer: "alpha", self: false }]);
 });
 
 test("garbage, silence and floods of strangers end, while a peer gets through", async () => {

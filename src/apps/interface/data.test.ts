@@ -6,26 +6,22 @@ import { openDataConnection } from "../../approaches/data-connection.ts";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
 import { dataTarget } from "../../approaches/protocol.ts";
 import { createPeerServer, listenForPeers } from "../../server/peer-server.ts";
-import { openTrustFiles } from "../../trust/files.ts";
-import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
-import { openTrust, type Trust } from "../../trust/trust.ts";
+import { cluster, pair } from "../../trust/cluster-for-tests.ts";
+import type { Trust } from "../../trust/trust.ts";
 import { takeData } from "./data.ts";
 
 const id = "0123456789ab";
 const one = "127.0.0.2";
 const other = "127.0.0.3";
 
-async function trustOf(name: string): Promise<Trust> {
-  const trust = await openTrust(openTrustFiles(temporaryDirectory()), name);
-  onTestFinished(() => trust.close());
-  return trust;
-}
-
-/** Two paired sites; the second has two nodes, whose pods answer with their node, the sender and the secret that they were told. */
+/**
+ * What the nodes of two paired sites have of these; the second has two nodes, whose pods answer with their node, the sender
+ * and the secret that they were told.
+ */
 async function twoSites(): Promise<{ alpha: Trust; beta: Trust; port: number }> {
-  const [alpha, beta] = [await trustOf("alpha"), await trustOf("beta")];
-  await alpha.addPeer({ name: "beta", certificate: beta.certificate, addresses: [`${one}:1`] });
-  await beta.addPeer({ name: "alpha", certificate: alpha.certificate, addresses: [`${one}:2`] });
+  const sites = [await cluster("alpha"), await cluster("beta")] as const;
+  await pair(...sites);
+  const [alpha, beta] = sites.map(({ node }) => node) as [Trust, Trust];
   let port = 0;
   for (const address of [one, other]) {
     const arriving: Pick<Arriving, "data"> = {

@@ -18,7 +18,7 @@ export async function takeData(
   if (node === address) return await arriving.data(migrationId, { peer, secret }, socket, head);
   // Passed on once at most: what another node passes on is meant for this one.
   if (connection.self) throw new UmsError("COPY_IS_GONE", `This node is not ${node}.`);
-  const client = createSelfClient(trust, { who: `The interface at ${node}`, address: `${node}:${port}` });
+  const client = createSelfClient(trust, { who: `The interface at ${node}`, address: `${node}:${port}`, role: "node" });
   const onward = await client.openData({
     migrationId,
     signal: AbortSignal.timeout(10_000),

@@ -29,7 +29,7 @@ export function createSites(trust: Trust, { coordinatorAddress }: { coordinatorA
       if (!client) {
         client =
           name === trust.siteName
-            ? createSelfClient(trust, { who: "This site's coordinator", address: coordinatorAddress })
+            ? createSelfClient(trust, { who: "This site's coordinator", address: coordinatorAddress, role: "site" })
             : createPeerClient(trust, name);
         clients.set(name, client);
       }

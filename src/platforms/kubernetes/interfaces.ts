@@ -80,6 +80,7 @@ export async function followInterfaces({
     const connection = createSelfClient(trust, {
       who: `The interface of node ${node}`,
       address: `${address}:${port}`,
+      role: "node",
       ...(headers ? { headers } : {}),
     });
     const listening: Pick<PeerClient, "request"> = {

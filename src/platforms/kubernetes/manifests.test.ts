@@ -4,7 +4,7 @@ import { loadAll } from "js-yaml";
 import { describe, expect, test } from "vitest";
 import { coordinatorServicePort } from "../../cluster-settings.ts";
 import { migrationSchema, migrations } from "./migration.ts";
-import { trustSecretName } from "./trust-store.ts";
+import { nodeTrustSecretName, trustSecretName } from "./trust-store.ts";
 
 const directory = resolve(import.meta.dirname, "../../../deploy/kubernetes");
 const manifest = (file: string) => loadAll(readFileSync(join(directory, file), "utf8")) as any[];
@@ -110,7 +110,7 @@ describe("least privilege:", () => {
       "cluster: get list watch create patch delete ums.dev/migrations",
       "cluster: patch ums.dev/migrations/status",
       "cluster: list create podmig.dcn.ssu.ac.kr/podmigrations",
-      `namespace: get list watch patch /secrets ${trustSecretName}`,
+      `namespace: get list watch patch /secrets ${trustSecretName} ${nodeTrustSecretName}`,
       "namespace: list watch /pods",
     ],
     "ums-operator": [
@@ -128,7 +128,7 @@ describe("least privilege:", () => {
       "namespace: create coordination.k8s.io/leases",
       "namespace: get update coordination.k8s.io/leases migration-operator",
     ],
-    "ums-interface": ["cluster: patch /nodes", "cluster: get /namespaces", `namespace: get list watch /secrets ${trustSecretName}`],
+    "ums-interface": ["cluster: patch /nodes", "cluster: get /namespaces", `namespace: get list watch /secrets ${nodeTrustSecretName}`],
   };
 
   test("there are no other accounts", () => {

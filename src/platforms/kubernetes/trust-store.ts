@@ -1,14 +1,22 @@
-/** A site's keys and peers in one Secret, which all its parts share. deploy/kubernetes/rbac.yml brings it, empty. */
+/** A site's keys and peers in a Secret. deploy/kubernetes/rbac.yml brings them, empty. */
 import type { TrustStore } from "../../trust/store.ts";
 import { type Cluster, ClusterError } from "./client.ts";
 import { type Secret, secrets } from "./kinds.ts";
 
+/** Whose reader can speak for the site. */
 export const trustSecretName = "ums-trust";
+/** What the nodes may know of it. */
+export const nodeTrustSecretName = "ums-trust-nodes";
 
 /** @param options.signal ends the waits of the store's calls */
 export function openTrustSecret(
   cluster: Cluster,
-  { namespace = cluster.namespace, signal, onTrouble }: { namespace?: string; signal: AbortSignal; onTrouble?: (error: unknown) => void },
+  {
+    secretName = trustSecretName,
+    namespace = cluster.namespace,
+    signal,
+    onTrouble,
+  }: { secretName?: string; namespace?: string; signal: AbortSignal; onTrouble?: (error: unknown) => void },
 ): TrustStore {
   const options = { namespace, signal };
   /** Of the newest content that this process has seen or made. */
@@ -20,17 +28,17 @@ export function openTrustSecret(
   };
 
   return {
-    placeOf: (name) => `${name} of the Secret ${namespace}/${trustSecretName}`,
+    placeOf: (name) => `${name} of the Secret ${namespace}/${secretName}`,
 
     async read() {
-      const secret = await cluster.get(secrets, trustSecretName, options);
+      const secret = await cluster.get(secrets, secretName, options);
       if (secret) note(secret);
       return entriesOf(secret);
     },
 
     async update(name, change) {
       while (true) {
-        const secret = await cluster.get(secrets, trustSecretName, options);
+        const secret = await cluster.get(secrets, secretName, options);
         const before = entriesOf(secret).get(name);
         const after = change(before);
         if (after === before) return after;
@@ -38,9 +46,9 @@ export function openTrustSecret(
         try {
           if (secret) {
             const { resourceVersion, uid } = secret.metadata ?? {};
-            note(await cluster.patch(secrets, trustSecretName, { metadata: { resourceVersion, uid }, data }, options));
+            note(await cluster.patch(secrets, secretName, { metadata: { resourceVersion, uid }, data }, options));
           } else {
-            const made = { metadata: { name: trustSecretName }, type: "Opaque", data: data as { [name: string]: string } };
+            const made = { metadata: { name: secretName }, type: "Opaque", data: data as { [name: string]: string } };
             note(await cluster.create(secrets, made, options));
           }
           return after;
@@ -54,7 +62,7 @@ export function openTrustSecret(
     watch(listener) {
       const stop = new AbortController();
       const until = AbortSignal.any([signal, stop.signal]);
-      const selection = { namespace, fieldSelector: `metadata.name=${trustSecretName}`, signal: until };
+      const selection = { namespace, fieldSelector: `metadata.name=${secretName}`, signal: until };
       void (async () => {
         for await (const { type, object } of cluster.watch(secrets, { ...selection, ...(onTrouble ? { onTrouble } : {}) })) {
           // A Secret that is gone comes back with the next write; nobody is unpaired by an accident. And the watch may
