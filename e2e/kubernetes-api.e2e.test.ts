@@ -547,8 +547,8 @@ const interfacesOf = async ({ cluster }: ClusterSite, ...selection: string[]) =>
   (await cluster.kubectl(["get", "pods", "--selector=app=ssu-interface", ...selection, "--output=name"])).stdout.split("\n");
 
 test("whoever takes over a node's interface can't speak for the site, and changes one label of that node alone", async () => {
-  const [own, other] = a.cluster.nodes.map(({ name }) => name);
-  const [pod = ""] = await interfacesOf(a, `--field-selector=spec.nodeName=${own}`);
+  const [own, other] = b.cluster.nodes.map(({ name }) => name);
+  const [pod = ""] = await interfacesOf(b, `--field-selector=spec.nodeName=${own}`);
   const request = `
     const secrets = "/var/run/secrets/kubernetes.io/serviceaccount/";
     const authorization = "Bearer " + fs.readFileSync(secrets + "token", "utf8");
@@ -559,7 +559,7 @@ test("whoever takes over a node's interface can't speak for the site, and change
   const ask = async (path: string, body?: object) => {
     const authority = "NODE_EXTRA_CA_CERTS=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
     const command = ["env", authority, "node", "--eval", request, path, ...(body ? [JSON.stringify(body)] : [])];
-    return (await a.cluster.kubectl(["exec", pod, "--", ...command])).stdout;
+    return (await b.cluster.kubectl(["exec", pod, "--", ...command])).stdout;
   };
   const change = (node = "", body: object) => ask(`/api/v1/nodes/${node}?dryRun=All`, body);
   const labels = { "ums.dev/restores": null };

@@ -43,8 +43,9 @@ import { type ApiServer, apiServerPrograms, startApiServer } from "./api-server.
 const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
 const objectsOf = (file: string) => loadAll(readFileSync(join(manifests, file), "utf8")) as (KubernetesObject & { kind: string })[];
 const kindOf = ({ apiVersion = "", kind: name }: { apiVersion?: string; kind: string }) => {
-  const clusterWide = /^(ClusterRole|ClusterRoleBinding|CustomResourceDefinition|RuntimeClass)$/.test(name);
-  return kind<KubernetesObject>(apiVersion, name, `${name.toLowerCase()}${name.endsWith("s") ? "es" : "s"}`, !clusterWide);
+  const clusterWide = /^(Cluster|CustomResource|RuntimeClass|ValidatingAdmission)/.test(name);
+  const plural = `${name.toLowerCase().replace(/y$/, "ie").replace(/s$/, "se")}s`;
+  return kind<KubernetesObject>(apiVersion, name, plural, !clusterWide);
 };
 const namespace = "default";
 const refused = (code: string) => expect.objectContaining({ code });
