@@ -178,7 +178,7 @@ test("PostgreSQL under a writing load moves there and back with every acknowledg
             image: servicesImage,
             command: ["sh", "/etc/postgres/postgres.sh"],
             ports: [{ containerPort: 5432 }],
-            readinessProbe: { exec: { command: [`${bin}/pg_isready`, "-q", "-h", "127.0.0.1"] }, periodSeconds: 1 },
+            readinessProbe: { exec: { command: [`${bin}/pg_isready`, "-q"] }, periodSeconds: 1 },
             volumeMounts: [
               { name: "data", mountPath: "/var/lib/postgresql" },
               { name: "start", mountPath: "/etc/postgres" },

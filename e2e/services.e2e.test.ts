@@ -129,6 +129,18 @@ test("Redis under a writing client moves there and back, and no acknowledged wri
   await expectNothingLeft(service);
 });
 
+test("a service that is asked by its unix socket again and again, as by a health check, moves between two questions", async () => {
+  const { a, b } = sites;
+  const server = ["redis-server", "--save", "", "--unixsocket", "/tmp/redis.sock"];
+  await a.host.podman(["run", "--detach", "--name", "asked", imageReference("redis"), ...server]);
+  const ask = "while :; do podman exec asked redis-cli -s /tmp/redis.sock blpop nothing 0.2; done";
+  const asking = await a.host.spawn(["sh", "-c", ask]);
+  const { exitCode, stdout, stderr } = await a.ums(["migrate", "asked", "--to", b.name]);
+  asking.kill("SIGKILL");
+  expect(exitCode, stdout + stderr).toBe(0);
+  expect((await b.host.podman(["exec", "asked", "redis-cli", "-s", "/tmp/redis.sock", "ping"])).stdout).toBe("PONG");
+});
+
 test("PostgreSQL under a writing load moves there and back with every acknowledged commit", async () => {
   const { a, b, hosts } = sites;
   const image = imageReference("services");

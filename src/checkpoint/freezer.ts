@@ -1,5 +1,5 @@
 /** The cgroup freezer of a process: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
-import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, readlink, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
@@ -49,6 +49,51 @@ export async function setFrozen(freezer: Freezer, frozen: boolean, { timeoutMs =
     if (!frozen || (await stateOf(freezer))) return;
     if (Date.now() > until) throw new UmsError("TIMED_OUT", `The tasks of ${directory} do not stop.`);
   }
+}
+
+/**
+ * Freezes a container at a moment when no visitor (a probe, `exec`) talks to it by a unix socket, which CRIU would refuse: it
+ * dumps what descends from the first process alone. Who stays for longer than a probe takes is not waited for.
+ * @param init the container's first process
+ * @param options.patienceMs for which the service's clients may wait for that
+ * @param options.visitMs the age up to which a visitor is taken for one that is about to leave
+ * @throws UmsError TIMED_OUT
+ */
+export async function freezeUnvisited(init: number, freezer: Freezer, { patienceMs = 1_000, visitMs = 2_000 } = {}): Promise<void> {
+  for (const until = Date.now() + patienceMs; ; await sleep(10)) {
+    await setFrozen(freezer, true);
+    if (Date.now() > until || !(await isVisited(init, freezer, visitMs))) return;
+    await setFrozen(freezer, false);
+  }
+}
+
+/** Of a clock tick in /proc, whatever the kernel's own (proc(5), sysconf(_SC_CLK_TCK)). */
+const ticksPerSecond = 100;
+
+async function isVisited(init: number, freezer: Freezer, visitMs: number): Promise<boolean> {
+  const found = await Promise.all((await processesIn(freezer)).map(readStat));
+  const parents = new Map(found.map(({ pid, parent }) => [pid, parent]));
+  const descends = (pid: number | undefined): boolean => pid === init || (pid !== undefined && descends(parents.get(pid)));
+  const visitors = found.filter(({ pid }) => !descends(pid));
+  if (visitors.length === 0) return false;
+  const [uptime, table] = await Promise.all([readFile("/proc/uptime", "utf8"), readFile(`/proc/${init}/net/unix`, "utf8").catch(() => "")]);
+  const youngest = Number(uptime.split(" ")[0]) - visitMs / 1_000;
+  const sockets = new Set(table.split("\n").map((line) => `socket:[${line.trim().split(/\s+/)[6] ?? ""}]`));
+  const held = await Promise.all(visitors.filter(({ startedAt }) => startedAt > youngest).map(({ pid }) => descriptorsOf(pid)));
+  return held.flat().some((link) => sockets.has(link));
+}
+
+/** @returns when it started, in seconds after the machine's own start, too */
+async function readStat(pid: number): Promise<{ pid: number; parent: number; startedAt: number }> {
+  // The name, which comes first, may hold anything.
+  const fields = (await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "")).replace(/^.*\)/s, "").trim().split(" ");
+  return { pid, parent: Number(fields[1]), startedAt: Number(fields[19]) / ticksPerSecond };
+}
+
+async function descriptorsOf(pid: number): Promise<string[]> {
+  const directory = `/proc/${pid}/fd`;
+  const names = await readdir(directory).catch(() => []); // ended meanwhile
+  return await Promise.all(names.map((name) => readlink(path.join(directory, name)).catch(() => "")));
 }
 
 /**

@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
+import { freezerOf, freezeUnvisited, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
@@ -168,6 +168,7 @@ export function createOutgoing(
       const { container } = known();
       await parts.marks.set(container.id);
       await engine.pause(container.id);
+      await freezeUnvisited(container.pid, await freezerOf(container.pid));
     },
     async thaw() {
       const { container } = known();

@@ -7,6 +7,7 @@ import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   freezerOf,
+  freezeUnvisited,
   isFrozen,
   isKilled,
   killGroup,
@@ -238,7 +239,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
 
-    freeze: (pod) => eachContainer(pod, ({ freezer }) => setFrozen(freezer, true)),
+    freeze: (pod) => eachContainer(pod, ({ pid, freezer }) => freezeUnvisited(pid, freezer)),
 
     endTransfer,
 

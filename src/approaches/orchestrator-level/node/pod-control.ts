@@ -1,5 +1,5 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
-import { freezerOf, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
+import { freezerOf, freezeUnvisited, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
@@ -48,7 +48,7 @@ export function createPodControl(tools: Tools): PodControl {
     },
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
-    freeze: (pod) => eachContainer(pod, ({ freezer }) => setFrozen(freezer, true)),
+    freeze: (pod) => eachContainer(pod, ({ pid, freezer }) => freezeUnvisited(pid, freezer)),
     thaw: (pod) =>
       eachContainer(pod, ({ freezer }) =>
         setFrozen(freezer, false).catch((cause: unknown) => {
