@@ -52,8 +52,8 @@ export async function setFrozen(freezer: Freezer, frozen: boolean, { timeoutMs =
 }
 
 /**
- * Freezes a container at a moment when no visitor (a probe, `exec`) talks to it by a unix socket, which CRIU would refuse: it
- * dumps what descends from the first process alone. Who stays for longer than a probe takes is not waited for.
+ * Freezes a container at a moment when no visitor (a probe, `exec`) talks to it by a unix socket, which CRIU would refuse,
+ * as it does not dump the visitor ({@link dumpedOf}). Who stays for longer than a probe takes is not waited for.
  * @param init the container's first process
  * @param options.patienceMs for which the service's clients may wait for that
  * @param options.visitMs the age up to which a visitor is taken for one that is about to leave
@@ -72,15 +72,21 @@ const ticksPerSecond = 100;
 
 async function isVisited(init: number, freezer: Freezer, visitMs: number): Promise<boolean> {
   const found = await Promise.all((await processesIn(freezer)).map(readStat));
-  const parents = new Map(found.map(({ pid, parent }) => [pid, parent]));
-  const descends = (pid: number | undefined): boolean => pid === init || (pid !== undefined && descends(parents.get(pid)));
-  const visitors = found.filter(({ pid }) => !descends(pid));
+  const isDumped = dumpedOf(init, found);
+  const visitors = found.filter(({ pid }) => !isDumped(pid));
   if (visitors.length === 0) return false;
   const [uptime, table] = await Promise.all([readFile("/proc/uptime", "utf8"), readFile(`/proc/${init}/net/unix`, "utf8").catch(() => "")]);
   const youngest = Number(uptime.split(" ")[0]) - visitMs / 1_000;
   const sockets = new Set(table.split("\n").map((line) => `socket:[${line.trim().split(/\s+/)[6] ?? ""}]`));
   const held = await Promise.all(visitors.filter(({ startedAt }) => startedAt > youngest).map(({ pid }) => descriptorsOf(pid)));
   return held.flat().some((link) => sockets.has(link));
+}
+
+/** CRIU dumps what descends from the container's first process alone (tried with CRIU 4.2.1). @returns tells whether it does a process */
+export function dumpedOf(init: number, processes: readonly { pid: number; parent: number }[]): (pid: number) => boolean {
+  const parents = new Map(processes.map(({ pid, parent }) => [pid, parent]));
+  const isDumped = (pid: number | undefined): boolean => pid === init || (pid !== undefined && isDumped(parents.get(pid)));
+  return isDumped;
 }
 
 /** @returns when it started, in seconds after the machine's own start, too */

@@ -2,6 +2,7 @@
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
+import { dumpedOf } from "../checkpoint/freezer.ts";
 
 /** Each list has one phrase for each thing found. */
 export type Held = Readonly<{ ioUring: string[]; ownAddresses: string[]; unsupported: string[] }>;
@@ -16,8 +17,7 @@ const undumpableProtocols = /^(MPTCP|SCTP|DCCP|XDP|ALG|TIPC|SMC|RXRPC|KEY|CAN|L2
 
 /**
  * @param init the container's first process
- * @param pids all of them, also what somebody runs beside it (`exec`, a probe): CRIU stops that, but dumps what descends from
- *   the first process alone (tried with CRIU 4.2.1)
+ * @param pids all of them, also what somebody runs beside it (`exec`, a probe): CRIU stops that, but does not dump it
  * @param proc where /proc lies, for tests
  */
 export async function heldResources({
@@ -31,8 +31,7 @@ export async function heldResources({
 }): Promise<Held> {
   const processes = await Promise.all(pids.map((pid) => inspect(path.join(proc, String(pid)), pid)));
   const all = processes.filter((each) => each !== undefined);
-  const parents = new Map(all.map(({ pid, parent }) => [pid, parent]));
-  const isDumped = (pid: number | undefined): boolean => pid === init || (pid !== undefined && isDumped(parents.get(pid)));
+  const isDumped = dumpedOf(init, all);
   const there = all.filter(({ pid }) => isDumped(pid));
   const sockets = new Set(all.flatMap((each) => each.sockets));
   const initNamespaces = there.find(({ pid }) => pid === init)?.namespaces;
