@@ -82,7 +82,7 @@ export function placeAt({ address, enter, forks }: { address: string; enter: () 
         const closed = once(child, "close");
         await once(child, "exit");
         // A daemon may hold the pipes open for ever.
-        await Promise.race([closed, sleep(200)]);
+        await Promise.race([closed, turns(10)]);
       } finally {
         clearTimeout(timer);
         signal?.removeEventListener("abort", stop);
@@ -103,6 +103,11 @@ export function placeAt({ address, enter, forks }: { address: string; enter: () 
   };
 }
 
+/** So many times what has come by pipes is read: on a busy machine a single timer may fire before that. */
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await sleep(20);
+}
+
 function runningProcess(child: ChildProcess, outerPid: number): RunningProcess {
   const kept = 4 * 1024 * 1024;
   let output = "";
@@ -120,11 +125,11 @@ function runningProcess(child: ChildProcess, outerPid: number): RunningProcess {
   const exited = new Promise<{ exitCode: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once("exit", (exitCode, signal) => {
       // What it said last is still in the pipe; "close" may never come, while a child of its own holds the pipe.
-      setTimeout(() => {
+      void turns(2).then(() => {
         ended = true;
         resolve({ exitCode, signal });
         changed();
-      }, 20);
+      });
     });
   });
   return {
