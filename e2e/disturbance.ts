@@ -56,6 +56,7 @@ export const onePerStep: readonly Case[] = [
   { step: "pre-copy", moment: "after", victim: "the link" },
   { step: "hold-clients", moment: "after", victim: "both ums serve" },
   { step: "freeze", moment: "after", victim: "source's ums serve" },
+  { step: "freeze", moment: "after", victim: "destination's ums serve" },
   { step: "transfer", moment: "before", victim: "CRIU" },
   { step: "transfer", moment: "before", victim: "CRIU at its dump" },
   { step: "restore", moment: "before", victim: "runc" },

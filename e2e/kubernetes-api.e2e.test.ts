@@ -569,6 +569,10 @@ test("whoever takes over a node's interface can't speak for the site, and change
   expect(await change(own, { metadata: { labels: { ...labels, any: "value" } } })).toMatch(alone);
   expect(await change(own, { metadata: { labels: { "kubernetes.io/hostname": null } } })).toMatch(alone);
   expect(await change(own, { metadata: { annotations: { any: "value" } } })).toMatch(alone);
+  expect(await change(own, { metadata: { finalizers: ["example.com/stays"] } })).toMatch(alone);
+  // The garbage collector would delete it.
+  const ownerReferences = [{ apiVersion: "v1", kind: "ConfigMap", name: "none", uid: "00000000-0000-0000-0000-000000000000" }];
+  expect(await change(own, { metadata: { ownerReferences } })).toMatch(alone);
   expect(await change(own, { spec: { unschedulable: true } })).toMatch(alone);
   expect(await ask("/api/v1/namespaces/default/secrets/ums-trust")).toMatch(/^403/);
   expect(await ask("/api/v1/namespaces/default/secrets/ums-trust-nodes")).toMatch(/^200/);

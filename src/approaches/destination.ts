@@ -1,4 +1,5 @@
 /** The conversation of a migration's source with its destination, as far as it is the same in every approach. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { CopyIsGone } from "../engine/ports.ts";
 import { UmsError } from "../errors.ts";
 import type { PeerClient } from "../trust/peer-client.ts";
@@ -19,14 +20,15 @@ export type DestinationSite = Readonly<{
   commit<T>(): Promise<T>;
   /**
    * Tells the destination that its commit is known here, so that it needn't remember the migration any longer. Rejects
-   * never: a destination that doesn't hear it forgets later.
+   * never: one that doesn't hear it is told again for a while, and forgets in any case later.
    */
   acknowledge(): Promise<void>;
 }>;
 
 /** Nothing but the migration's end waits for it. */
 const acknowledgeMs = 5_000;
-const ignore = () => undefined;
+const acknowledgeAgainMs = 2_000;
+const acknowledgeForMs = 120_000;
 
 export function createDestinationSite(
   peer: PeerClient,
@@ -51,6 +53,19 @@ export function createDestinationSite(
     // Longer than a restore may take: the destination ends it first.
     destroyRestored: () => request("DELETE", "", { timeoutMs: restoreMs + requestMs }),
     commit: <T>() => request<T>("POST", "/commit").catch(orGone),
-    acknowledge: () => request("POST", "/acknowledge", { timeoutMs: acknowledgeMs }).then(ignore, ignore),
+    async acknowledge() {
+      const tell = () =>
+        request("POST", "/acknowledge", { timeoutMs: acknowledgeMs }).then(
+          () => true,
+          () => false,
+        );
+      if (await tell()) return;
+      const until = Date.now() + acknowledgeForMs;
+      const tellAgain = async (): Promise<void> => {
+        await sleep(acknowledgeAgainMs, undefined, { ref: false });
+        if (!(await tell()) && Date.now() < until) await tellAgain();
+      };
+      void tellAgain();
+    },
   };
 }

@@ -47,7 +47,7 @@ async function startService() {
 test("a container is frozen when its visitor has left", async () => {
   const { freezer, init, visit } = await startService();
   const visitor = await visit(300);
-  await freezeUnvisited(init, freezer, { patienceMs: 60_000, visitMs: 60_000 });
+  await freezeUnvisited([{ pid: init, freezer }], { patienceMs: 60_000, visitMs: 60_000 });
   expect(await isGroupFrozen(freezer)).toBe(true);
   // One that has ended holds nothing, also while nobody has collected it.
   expect(descriptorsOf(visitor)).toEqual([]);
@@ -57,7 +57,7 @@ test("a visitor that stays is not waited for", async () => {
   const { freezer, init, visit } = await startService();
   const visitor = await visit(60_000);
   await sleep(100);
-  await freezeUnvisited(init, freezer, { patienceMs: 60_000, visitMs: 100 });
+  await freezeUnvisited([{ pid: init, freezer }], { patienceMs: 60_000, visitMs: 100 });
   expect(await isGroupFrozen(freezer)).toBe(true);
   expect(descriptorsOf(visitor)).not.toEqual([]);
 });
@@ -65,6 +65,6 @@ test("a visitor that stays is not waited for", async () => {
 test("nor is one for ever that has come just now", async () => {
   const { freezer, init, visit } = await startService();
   await visit(60_000);
-  await freezeUnvisited(init, freezer, { patienceMs: 100, visitMs: 60_000 });
+  await freezeUnvisited([{ pid: init, freezer }], { patienceMs: 100, visitMs: 60_000 });
   expect(await isGroupFrozen(freezer)).toBe(true);
 });

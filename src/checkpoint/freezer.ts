@@ -3,6 +3,7 @@ import { readdir, readFile, readlink, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
+import { allSettled } from "../settled.ts";
 
 export const cgroupRoot = "/sys/fs/cgroup";
 
@@ -51,26 +52,35 @@ export async function setFrozen(freezer: Freezer, frozen: boolean, { timeoutMs =
   }
 }
 
+/** A container's first process, and its group. */
+export type Frozen = Readonly<{ pid: number; freezer: Freezer }>;
+
 /**
- * Freezes a container at a moment when no visitor (a probe, `exec`) talks to it by a unix socket, which CRIU would refuse,
- * as it does not dump the visitor ({@link dumpedOf}). Who stays for longer than a probe takes is not waited for.
- * @param init the container's first process
+ * Freezes containers at a moment when no visitor (a probe, `exec`) talks to them by a unix socket, which CRIU would refuse,
+ * as it does not dump the visitor ({@link dumpedOf}). Who stays for longer than a probe takes is not waited for. When it has
+ * settled, nothing of it freezes or thaws any more.
+ * @param options.signal stops the waiting: they are frozen then, or not
  * @param options.patienceMs for which the service's clients may wait for that
  * @param options.visitMs the age up to which a visitor is taken for one that is about to leave
  * @throws UmsError TIMED_OUT
  */
-export async function freezeUnvisited(init: number, freezer: Freezer, { patienceMs = 1_000, visitMs = 2_000 } = {}): Promise<void> {
+export async function freezeUnvisited(
+  containers: readonly Frozen[],
+  { signal, patienceMs = 1_000, visitMs = 2_000 }: { signal?: AbortSignal; patienceMs?: number; visitMs?: number } = {},
+): Promise<void> {
+  const setAll = (frozen: boolean) => allSettled(containers.map(({ freezer }) => setFrozen(freezer, frozen)));
   for (const until = Date.now() + patienceMs; ; await sleep(10)) {
-    await setFrozen(freezer, true);
-    if (Date.now() > until || !(await isVisited(init, freezer, visitMs))) return;
-    await setFrozen(freezer, false);
+    await setAll(true);
+    const visits = await Promise.all(containers.map((container) => isVisited(container, visitMs)));
+    if (!visits.includes(true) || signal?.aborted === true || Date.now() > until) return;
+    await setAll(false);
   }
 }
 
 /** Of a clock tick in /proc, whatever the kernel's own (proc(5), sysconf(_SC_CLK_TCK)). */
 const ticksPerSecond = 100;
 
-async function isVisited(init: number, freezer: Freezer, visitMs: number): Promise<boolean> {
+async function isVisited({ pid: init, freezer }: Frozen, visitMs: number): Promise<boolean> {
   const found = await Promise.all((await processesIn(freezer)).map(readStat));
   const isDumped = dumpedOf(init, found);
   const visitors = found.filter(({ pid }) => !isDumped(pid));

@@ -1,4 +1,5 @@
 /** A dump beneath the container engine, by runc and CRIU on the engine's own container id. */
+import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -138,16 +139,22 @@ export async function killRestored(containerId: string): Promise<void> {
   await ended(() => processesWhere(isIn), { patienceMs: 0 });
 }
 
-/** Removes a container's empty cgroups: a runc that is killed while it makes them has told its engine of none. */
+/** Removes a container's empty cgroups: a runc that is killed while it makes them has told its engine of none. Rejects never. */
 export async function removeCgroups(containerId: string): Promise<void> {
   const group = groupsOf(containerId);
-  const found = await execa("find", [cgroupRoot, "-depth", "-type", "d", "-path", `*${containerId}*`], { reject: false, timeout: 10_000 });
-  for (const directory of found.stdout.split("\n"))
-    if (group.test(directory))
-      await rmdir(directory).catch((cause: NodeJS.ErrnoException) => {
-        if (cause.code !== "ENOENT") throw cause; // the engine has removed it meanwhile
-      });
+  for (const until = Date.now() + emptyMs; ; await sleep(50)) {
+    const found = await execa("find", [cgroupRoot, "-depth", "-type", "d", "-path", `*${containerId}*`], {
+      reject: false,
+      timeout: 10_000,
+    });
+    const groups = found.stdout.split("\n").filter((directory) => group.test(directory));
+    for (const directory of groups) await rmdir(directory).catch(() => undefined);
+    if (!groups.some(existsSync) || Date.now() > until) return;
+  }
 }
+
+/** A task that has been killed stays in its group until its memory is freed. */
+const emptyMs = 2_000;
 
 /** What a container's cgroups are called, and those below. The engine's own monitor may be in a group of the same name. */
 const groupsOf = (containerId: string) => new RegExp(`(?<!conmon)[/-]${containerId}(\\.scope)?(/|$)`, "m");

@@ -57,11 +57,9 @@ export const noteHeldNetwork = (name: string, namespace: string) => writeFile(pa
 /** What {@link noteHeldNetwork} has noted, as long as the restore is not forgotten. */
 export const heldNetwork = (name: string) => readFile(path.join(directoryOf(name), "network"), "utf8").catch(() => undefined);
 
-/** Notes that the restored container is the service now: who comes later may forget its restore. Can be repeated, also after that. */
+/** Notes that the restored container is the service now: who comes later may forget its restore. A commit never fails for it. */
 export async function noteCommitted(name: string): Promise<void> {
-  await writeFile(path.join(directoryOf(name), "committed"), "").catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code !== "ENOENT") throw cause;
-  });
+  await writeFile(path.join(directoryOf(name), "committed"), "").catch(() => undefined); // forgotten already, for instance
 }
 
 /** Forgets each restore that {@link noteCommitted} has noted. */

@@ -18,9 +18,12 @@ export async function shareWithNodes(
   store: TrustStore,
   { signal, onTrouble }: { signal: AbortSignal; onTrouble: (cause: unknown) => void },
 ): Promise<void> {
+  let wake = () => {};
+  // Also after what another replica has written, by an older view of the peers, or a person has removed.
+  const stops = [trust.onChange(() => wake()), store.watch?.(() => wake())];
   while (!signal.aborted) {
     const changed = new AbortController();
-    const stop = trust.onChange(() => changed.abort());
+    wake = () => changed.abort();
     const isShared = await share(trust, store).then(
       () => true,
       (cause: unknown) => {
@@ -30,8 +33,8 @@ export async function shareWithNodes(
     );
     const waiting = AbortSignal.any([signal, changed.signal]);
     await sleep(isShared ? renewalCheckMs : retryMs, undefined, { signal: waiting, ref: false }).catch(() => undefined);
-    stop();
   }
+  for (const stop of stops) stop?.();
 }
 
 async function share(trust: Trust, store: TrustStore): Promise<void> {

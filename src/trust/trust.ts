@@ -131,7 +131,7 @@ export async function openTrust(
   const changed = () => listeners.forEach((listener) => listener());
 
   const isGood = (credential: Credential | undefined, of: Role = "site") => {
-    const certificate = credential && new X509Certificate(credential.certificate);
+    const certificate = credential && readCertificate(credential);
     return (
       certificate !== undefined &&
       isLeafOf(certificate, { name: siteName, authority: ownAuthority, role: of }, now()) &&
@@ -307,6 +307,14 @@ function readCredential(store: TrustStore, name: string, text: string | undefine
   const credential = parseCredential(text);
   if (!credential) throw new UmsError("BAD_STATE", `${store.placeOf(name)} has not one key and one certificate.`);
   return credential;
+}
+
+function readCertificate({ certificate }: Credential): X509Certificate | undefined {
+  try {
+    return new X509Certificate(certificate);
+  } catch {
+    return undefined; // damaged: none is made of it, and another takes its place
+  }
 }
 
 /** Key and certificate are one entry, so that a crash can't leave one without the other. */

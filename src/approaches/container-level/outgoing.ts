@@ -168,7 +168,7 @@ export function createOutgoing(
       const { container } = known();
       await parts.marks.set(container.id);
       await engine.pause(container.id);
-      await freezeUnvisited(container.pid, await freezerOf(container.pid));
+      await freezeUnvisited([{ pid: container.pid, freezer: await freezerOf(container.pid) }]);
     },
     async thaw() {
       const { container } = known();
@@ -197,15 +197,16 @@ export function createOutgoing(
         workDirectory,
         timeoutMs: limits.transferMs,
       });
-      await Promise.all([
-        timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))),
-        timed(
-          "files",
-          (async () => {
-            for (const tree of [...early, ...late]) await files.tree(data, tree, { live: false, signal });
-          })(),
-        ),
-      ]);
+      const sendFiles = async () => {
+        for (const tree of [...early, ...late]) await files.tree(data, tree, { live: false, signal });
+      };
+      const both = [timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))), timed("files", sendFiles())];
+      // Settled once the dump is at work, or never will be: one that began after an undo's thaw would freeze the service for good.
+      await Promise.all(both).catch(async (cause: unknown) => {
+        data.close();
+        await Promise.allSettled(both);
+        throw cause;
+      });
       await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
       await timed("flush", data.flush(limits.transferMs));
     },

@@ -14,7 +14,7 @@ import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
 import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices, standstillMs } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
-import { allSettled } from "./settled.ts";
+import { allSettled } from "../../settled.ts";
 import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */

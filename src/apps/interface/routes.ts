@@ -61,7 +61,7 @@ export function registerNodeRoutes(
     prepare: (id, body) => leaving.prepare(id, body),
     hold: (_id, { pod }) => leaving.hold(pod),
     release: (_id, { pod }) => leaving.release(pod),
-    freeze: (_id, { pod }) => leaving.freeze(pod),
+    freeze: (id, { pod }) => leaving.freeze(id, pod),
     "end-transfer": (id, { pod }) => leaving.endTransfer(id, pod),
     thaw: (id, { pod }) => leaving.thaw(id, pod),
     "expect-frozen": (_id, { pod }) => leaving.expectFrozen(pod),

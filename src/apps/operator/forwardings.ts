@@ -49,7 +49,8 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
 
   async function forget(object: MigrationObject): Promise<void> {
     const { namespace = "default", name = "", uid = "", finalizers = [] } = object.metadata;
-    const forwarding = sourceOf(object)?.forwarding;
+    // The slot of one that was undone may be another's by now.
+    const forwarding = isUndone(object) ? undefined : sourceOf(object)?.forwarding;
     if (forwarding) await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
     const kept = finalizers.filter((each) => each !== migrationFinalizer);
     // Whoever was a moment earlier has done it.

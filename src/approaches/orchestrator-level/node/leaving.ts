@@ -32,7 +32,6 @@ import type { CheckResult, DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 import { isAlone, sendLogs, treesOf } from "./contents.ts";
 import { makeRoomForDump } from "./dump.ts";
-import { eachContainer } from "./pod-control.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
@@ -56,7 +55,8 @@ export type Leaving = Readonly<{
   prepare(id: string, leaving: LeavingPod): Promise<void>;
   hold(pod: PodOnNode): Promise<void>;
   release(pod: PodOnNode): Promise<void>;
-  freeze(pod: PodOnNode): Promise<void>;
+  /** A repeated request joins the first. */
+  freeze(id: string, pod: PodOnNode): Promise<void>;
   /** When it resolves, nothing of a transfer goes on, nor will the pod's own group be frozen by it. */
   endTransfer(id: string, pod: PodOnNode): Promise<void>;
   thaw(id: string, pod: PodOnNode): Promise<void>;
@@ -83,7 +83,8 @@ type Session = {
   files: FileSender;
   sender?: Sender;
   imageDirectory?: string;
-  /** Ends a transfer that nobody wants any more; it has settled when the promise resolves. */
+  /** What is at work, and ends when nobody wants it any more; it has settled when the promise resolves. */
+  freeze?: { giveUp: AbortController; ended: Promise<void> };
   transfer?: { giveUp: AbortController; ended: Promise<void> };
 };
 
@@ -239,11 +240,21 @@ export function createLeaving(parts: LeavingParts): Leaving {
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
 
-    freeze: (pod) => eachContainer(pod, ({ pid, freezer }) => freezeUnvisited(pid, freezer)),
+    freeze(id, pod) {
+      const session = sessionOf(id);
+      if (session.freeze) return session.freeze.ended;
+      const giveUp = new AbortController();
+      const ended = freezeUnvisited(pod.containers, { signal: giveUp.signal });
+      session.freeze = { giveUp, ended };
+      return ended.finally(() => delete session.freeze);
+    },
 
     endTransfer,
 
     async thaw(id, pod) {
+      const { freeze } = sessions.get(id) ?? {};
+      freeze?.giveUp.abort();
+      await freeze?.ended.catch(ignore);
       await endTransfer(id, pod);
       await allowStarts(pod);
       for (const group of [groupOf(pod), ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(group, false).catch(ignoreGone); // its container has ended

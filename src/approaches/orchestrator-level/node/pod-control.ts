@@ -4,7 +4,7 @@ import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { UmsError } from "../../../errors.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
 import type { PodOnNode } from "../protocol.ts";
-import { allSettled } from "../settled.ts";
+import { allSettled } from "../../../settled.ts";
 
 type Container = PodOnNode["containers"][number];
 
@@ -48,17 +48,17 @@ export function createPodControl(tools: Tools): PodControl {
     },
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
-    freeze: (pod) => eachContainer(pod, ({ pid, freezer }) => freezeUnvisited(pid, freezer)),
-    thaw: (pod) =>
-      eachContainer(pod, ({ freezer }) =>
-        setFrozen(freezer, false).catch((cause: unknown) => {
-          const { code } = cause as NodeJS.ErrnoException;
-          if (code !== "ENOENT" && code !== "ENODEV") throw cause; // else its container has ended
-        }),
+    freeze: ({ containers }) => freezeUnvisited(containers),
+    thaw: ({ containers }) =>
+      allSettled(
+        containers.map(({ freezer }) =>
+          setFrozen(freezer, false).catch((cause: unknown) => {
+            const { code } = cause as NodeJS.ErrnoException;
+            if (code !== "ENOENT" && code !== "ENODEV") throw cause; // else its container has ended
+          }),
+        ),
       ),
     dump: ({ id: containerId, runcRoot }, places) => dump(tools, { containerId, runcRoot, ...places }),
     dumpEnded,
   };
 }
-
-export const eachContainer = ({ containers }: PodOnNode, act: (container: Container) => Promise<void>) => allSettled(containers.map(act));

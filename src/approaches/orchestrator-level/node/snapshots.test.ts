@@ -270,7 +270,7 @@ describe("before the pod is touched,", () => {
       leaving.prepare("mig", { pod }),
       leaving.hold(pod),
       leaving.release(pod),
-      leaving.freeze(pod),
+      leaving.freeze("mig", pod),
       leaving.thaw("mig", pod),
       leaving.transfer("mig", { pod }, never),
       leaving.kill(pod),

@@ -415,9 +415,9 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
         expectGoing(pod);
         await real.release(pod);
       },
-      async freeze(pod) {
+      async freeze(id, pod) {
         expectGoing(pod);
-        await real.freeze(pod);
+        await real.freeze(id, pod);
       },
       async thaw(id, pod) {
         expectGoing(pod);
