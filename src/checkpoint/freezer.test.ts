@@ -68,3 +68,15 @@ test("nor is one for ever that has come just now", async () => {
   await freezeUnvisited([{ pid: init, freezer }], { patienceMs: 100, visitMs: 60_000 });
   expect(await isGroupFrozen(freezer)).toBe(true);
 });
+
+test("nor for somebody who has given up", async () => {
+  const { freezer, init, visit } = await startService();
+  await visit(60_000);
+  const giveUp = new AbortController();
+  const ended = freezeUnvisited([{ pid: init, freezer }], { signal: giveUp.signal, patienceMs: 60_000, visitMs: 60_000 });
+  await sleep(100);
+  giveUp.abort();
+  await ended;
+  await setFrozen(freezer, false);
+  expect(await isGroupFrozen(freezer)).toBe(false);
+});
