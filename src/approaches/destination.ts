@@ -60,10 +60,11 @@ export function createDestinationSite(
           () => false,
         );
       if (await tell()) return;
-      const until = Date.now() + acknowledgeForMs;
-      const tellAgain = async (): Promise<void> => {
-        await sleep(acknowledgeAgainMs, undefined, { ref: false });
-        if (!(await tell()) && Date.now() < until) await tellAgain();
+      const tellAgain = async () => {
+        for (const until = Date.now() + acknowledgeForMs; Date.now() < until;) {
+          await sleep(acknowledgeAgainMs, undefined, { ref: false });
+          if (await tell()) return;
+        }
       };
       void tellAgain();
     },

@@ -71,7 +71,7 @@ const criu = "/opt/ums/criu/criu";
 
 async function open(
   { settings, log, signal }: Part,
-  { role = "site", makesKeys = false }: { role?: Role; makesKeys?: boolean },
+  { role = "site", makesKeys = false }: { role?: Role; makesKeys?: boolean } = {},
 ): Promise<{ cluster: Cluster; trust: Trust }> {
   const connection =
     settings.KUBECONFIG === undefined
@@ -169,7 +169,7 @@ export async function runOperator(part: Part): Promise<void> {
   const { settings, log, signal } = part;
   await using health = createServer((_request, response) => void response.end("OK")).listen(healthPort);
   void health;
-  const { cluster, trust } = await open(part, {});
+  const { cluster, trust } = await open(part);
   await standForLeader({
     cluster,
     namespace: cluster.namespace,

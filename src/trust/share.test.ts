@@ -63,6 +63,14 @@ test("replicas share one certificate, and make the next one before it ends", asy
   await vi.waitFor(() => expect(nodes.entries.get("node.pem")).not.toBe(first));
 });
 
+test("what somebody has removed from the store, or damaged, comes back", async () => {
+  const { nodes, trust } = await cluster("alpha");
+  await nodes.update("authority.crt", () => undefined);
+  await vi.waitFor(() => expect(nodes.entries.get("authority.crt")).toBe(trust.certificate));
+  const [key = "", certificate = ""] = ["PRIVATE KEY", "CERTIFICATE"].map((kind) => `-----BEGIN ${kind}-----\nx\n-----END ${kind}-----\n`);
+  expect(await trust.nodeLeaf(key + certificate)).not.toContain("\nx\n");
+});
+
 test("a store that is away is tried again", async () => {
   const nodes = memoryStore();
   nodes.fail(1);
