@@ -2,7 +2,7 @@
 import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
-import { dumpedOf } from "../checkpoint/freezer.ts";
+import { dumpedOf } from "../checkpoint/visitors.ts";
 
 /** Each list has one phrase for each thing found. */
 export type Held = Readonly<{ ioUring: string[]; ownAddresses: string[]; unsupported: string[] }>;

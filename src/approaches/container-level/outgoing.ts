@@ -2,9 +2,10 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { freezerOf, freezeUnvisited, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
+import { freezerOf, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
+import { freezeUnvisited } from "../../checkpoint/visitors.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";

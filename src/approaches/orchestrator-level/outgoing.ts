@@ -10,11 +10,11 @@ import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf } from "../protocol.ts";
+import { allSettled } from "../../settled.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
 import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices, standstillMs } from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
-import { allSettled } from "../../settled.ts";
 import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */

@@ -7,7 +7,6 @@ import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   freezerOf,
-  freezeUnvisited,
   isFrozen,
   isKilled,
   killGroup,
@@ -19,6 +18,7 @@ import {
 } from "../../../checkpoint/freezer.ts";
 import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
+import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";

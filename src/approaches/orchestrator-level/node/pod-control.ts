@@ -1,10 +1,11 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
-import { freezerOf, freezeUnvisited, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
+import { freezerOf, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
+import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { UmsError } from "../../../errors.ts";
+import { allSettled } from "../../../settled.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
 import type { PodOnNode } from "../protocol.ts";
-import { allSettled } from "../../../settled.ts";
 
 type Container = PodOnNode["containers"][number];
 
