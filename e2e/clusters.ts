@@ -29,6 +29,8 @@ export type Cluster = Readonly<{
   nodes: readonly [ClusterNode, ...ClusterNode[]];
   /** kubectl as an administrator, run in the wan. */
   kubectl(args: readonly string[], options?: ExecOptions): Promise<ExecResult>;
+  /** How such a command begins, for what is spawned. */
+  kubectlCommand: readonly string[];
   /** As the same administrator, for what is asked again and again. */
   api: ApiReader;
   /** An outage: the API server is killed, and stays away until {@link startApiServer}. */
@@ -233,6 +235,7 @@ async function createCluster({ name, run, wan, root, programs, registry, pushed,
     server,
     nodes,
     kubectl,
+    kubectlCommand: administration,
     api: await readApi({ wan, kubectl: administration, socket: join(run.directory, `api-${name}.sock`), stack }),
     stopApiServer: () => first.stop("kube-apiserver"),
     startApiServer: async () => {

@@ -4,8 +4,7 @@ import type { ContainerNeed } from "../src/approaches/container-level/protocol.t
 import { parseConfig } from "../src/config.ts";
 import { createPodman } from "../src/container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
-import type { PortMapping } from "../src/container-engines/spec.ts";
-import { destinationChecks } from "../src/preflight/destination.ts";
+import { destinationChecks, type LedPort } from "../src/preflight/destination.ts";
 import { describeNeed } from "../src/preflight/need.ts";
 import { serviceChecks } from "../src/preflight/service.ts";
 import { siteChecks } from "../src/preflight/site.ts";
@@ -14,7 +13,7 @@ export type Call =
   | { call: "site"; config?: object }
   | { call: "service"; name: string; bindMounts?: string[] }
   | { call: "need"; name: string }
-  | { call: "destination"; need: ContainerNeed; ownForwardPorts?: PortMapping[]; config?: object };
+  | { call: "destination"; need: ContainerNeed; led?: LedPort[]; config?: object };
 
 const requests = JSON.parse(await text(process.stdin)) as Call[];
 const usual = { siteName: "test" };
@@ -42,7 +41,7 @@ async function answer(request: Call): Promise<unknown> {
         need: request.need,
         engine,
         config: parseConfig({ ...usual, ...request.config }),
-        ownForwardPorts: request.ownForwardPorts ?? [],
+        led: request.led ?? [],
         signal,
       });
   }

@@ -7,6 +7,10 @@ import { formatAddress } from "../trust/address.ts";
 export const closed = { additionalProperties: false } as const;
 export const Bytes = Type.Integer({ minimum: 0 });
 export const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
+export const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
+/** Those by which clients are led. */
+export const Protocol = Type.Union([Type.Literal("tcp"), Type.Literal("udp")]);
+export type Protocol = Static<typeof Protocol>;
 /** RFC 1123 label, as Kubernetes names containers and volumes. */
 export const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
 
@@ -78,13 +82,16 @@ export type CreateAnswer = Readonly<{
 
 /** What the destination answers once its copy waits for the memory. */
 export type ArmAnswer = Readonly<{
-  /** From a TCP port of the service to the destination's port that leads there. Absent: published as at the source. */
+  /** From a port of the service ({@link portKey}) to the destination's port that leads there. Absent: published as at the source. */
   ports?: Readonly<Record<string, number>>;
   /** Where those ports are; absent: where the destination's coordinator is. */
   address?: string;
   /** The copy's own, where it has one that is reachable from within its cluster. */
   podAddress?: string;
 }>;
+
+/** A port as {@link ArmAnswer} names it. */
+export const portKey = ({ port, protocol }: { port: number; protocol: string }) => `${port}/${protocol}`;
 
 /**
  * Where {@link CreateAnswer} says that the data goes.

@@ -65,3 +65,12 @@ test("the clients of a migration that is rolled back are held until their releas
     heldMs: 65,
   });
 });
+
+test("the clients of a migration that another process takes up have been held since that of before", () => {
+  const clock = createClock();
+  const { observe, report } = createReport(clock, { heldForMs: 4_000 });
+  observe({ kind: "phase", phase: "RollingBack" });
+  clock.pass(70);
+  observe({ kind: "undo", step: "hold-clients", milliseconds: 5 });
+  expect(report().heldMs).toBe(4_070);
+});

@@ -6,21 +6,28 @@ export type Report = Timings &
   Readonly<{
     /** Milliseconds by step; an undo counts as `undo <step>`, and a repeated step adds up. */
     steps: Readonly<Record<string, number>>;
-    /** From the beginning of the hold to the end of the forward, or of the release; undefined while neither has ended. */
+    /**
+     * For how long a client has waited at worst: from the beginning of the hold to the end of the forward, or of the release;
+     * undefined while neither has ended.
+     */
     heldMs?: number;
   }>;
 
 /**
  * Adds up the progress of a migration. The total runs from the first phase after Pending to the end; what of it no
  * step and no undo accounts for is the remainder: journal writes, waits between two calls, and whatever else is lost.
+ * @param options.heldForMs how long clients had been held already by a process that has ended
  */
-export function createReport(clock: Clock): Readonly<{ observe(progress: Progress): void; report(): Report }> {
+export function createReport(
+  clock: Clock,
+  { heldForMs }: { heldForMs?: number | undefined } = {},
+): Readonly<{ observe(progress: Progress): void; report(): Report }> {
   const phases: Partial<Record<Phase, number>> = {};
   const steps: Record<string, number> = {};
   let current: { phase: Phase; since: number } | undefined;
   let startedAt: number | undefined;
   let endedAt: number | undefined;
-  let heldSince: number | undefined;
+  let heldSince = heldForMs === undefined ? undefined : clock() - heldForMs;
   let heldMs: number | undefined;
 
   function enter(phase: Phase) {
@@ -38,7 +45,7 @@ export function createReport(clock: Clock): Readonly<{ observe(progress: Progres
 
   function spend(name: string, milliseconds: number) {
     steps[name] = (steps[name] ?? 0) + milliseconds;
-    if (name === "hold-clients") heldSince = clock() - milliseconds;
+    if (name === "hold-clients") heldSince ??= clock() - milliseconds;
     if ((name === "forward-clients" || name === "undo hold-clients") && heldSince !== undefined) heldMs = clock() - heldSince;
   }
 

@@ -17,16 +17,19 @@ import { siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
 
+/** `migration`: what led the clients away. */
+export type LedPort = ForwardedPort & Readonly<{ service: string; migration: string }>;
+
 type Parts = Readonly<{
   need: ContainerNeed;
   engine: ContainerEngine;
   config: Config;
-  /** Ports that UMS leads to other sites: they come back when their service does. */
-  ownForwardPorts: readonly ForwardedPort[];
+  /** Ports whose clients are led to other services, which have moved from here. */
+  led: readonly LedPort[];
   signal: AbortSignal;
 }>;
 
-export async function destinationChecks({ need, engine, config, ownForwardPorts, signal }: Parts): Promise<CheckAnswer> {
+export async function destinationChecks({ need, engine, config, led, signal }: Parts): Promise<CheckAnswer> {
   const [site, machine, imageBytes] = await Promise.all([
     siteChecks({ config, engine, signal }),
     sameMachine(need),
@@ -34,7 +37,7 @@ export async function destinationChecks({ need, engine, config, ownForwardPorts,
   ]);
   const own = await Promise.all([
     name(engine, need, signal),
-    ports(need.spec.ports, ownForwardPorts),
+    ports(need.spec.ports, led),
     volumes(engine, need),
     networks(engine, need),
     bindMounts(need),
@@ -60,10 +63,8 @@ async function name(engine: ContainerEngine, { spec }: ContainerNeed, signal: Ab
   return verdict("name", "NAME_TAKEN", taken ? [`Container ${spec.name} exists already, ${taken.state}.`] : []);
 }
 
-/** UMS's own forwarding takes no socket, and ends when its port is wanted here. */
-async function ports(wanted: readonly PortMapping[], ownForwardPorts: readonly ForwardedPort[]): Promise<CheckResult> {
-  const forwarded = ({ hostPort, protocol }: PortMapping) =>
-    ownForwardPorts.some((port) => port.hostPort === hostPort && port.protocol === protocol);
+/** UMS's own forwarding takes no socket. */
+async function ports(wanted: readonly PortMapping[], led: readonly LedPort[]): Promise<CheckResult> {
   const failures = await Promise.all(wanted.map(async (port) => ({ port, failure: await bindFailure(port) })));
   const words = ({ hostIp, hostPort, protocol }: PortMapping) =>
     `${hostIp.includes(":") ? `[${hostIp}]` : hostIp || "0.0.0.0"}:${hostPort}/${protocol}`;
@@ -71,13 +72,24 @@ async function ports(wanted: readonly PortMapping[], ownForwardPorts: readonly F
     .filter(({ failure }) => failure === "EADDRNOTAVAIL")
     .map(({ port }) => `This host has no address ${port.hostIp}.`);
   if (missing.length > 0) return verdict("ports", "ADDRESS_MISSING", [...new Set(missing)]);
-  const taken = failures.filter(({ port, failure }) => failure !== undefined && !forwarded(port));
-  return verdict(
-    "ports",
-    "PORT_TAKEN",
-    taken.map(({ port, failure }) => `Port ${words(port)} can't be had (${failure}).`),
+  const taken = failures.filter(({ failure }) => failure !== undefined);
+  const ledAway = wanted.flatMap((port) =>
+    led.filter((each) => overlap(each, port)).map(({ service, migration }) => ({ port, service, migration })),
   );
+  return verdict("ports", "PORT_TAKEN", [
+    ...taken.map(({ port, failure }) => `Port ${words(port)} can't be had (${failure}).`),
+    ...ledAway.map(
+      ({ port, service, migration }) =>
+        `Clients of port ${words(port)} are led to ${service}, which has moved from here: \`ums release ${migration}\` ends that.`,
+    ),
+  ]);
 }
+
+const isAny = (hostIp: string) => hostIp === "" || hostIp === "0.0.0.0";
+const overlap = (one: ForwardedPort, other: ForwardedPort) =>
+  one.hostPort === other.hostPort &&
+  one.protocol === other.protocol &&
+  (one.hostIp === other.hostIp || isAny(one.hostIp) || isAny(other.hostIp));
 
 /** The only sure way to know: something may hold the port without listening. @returns the error's code */
 async function bindFailure({ hostIp, hostPort, protocol }: PortMapping): Promise<string | undefined> {

@@ -1,13 +1,13 @@
 /**
  * What leads the clients of a published port from the host that had the service to the one that has it.
  *
- * Connections opened during the hold get their way to the destination at once, but wait on it in the kernel: the way
- * leads through a device whose neighbour is not resolved, and the kernel queues what can't be sent yet. Naming the
- * neighbour lets all of it go in order, within the same millisecond. Dropping them instead would cost their clients a
- * second (TCP's first retransmission); accepting them here would break them with this process.
- *
- * The waiting packets come back on the other end of the device (a veth pair) and are routed again; connection tracking
- * has seen them already, so it must not see them twice.
+ * New connections of the hold wait in the kernel, as the client has sent them: before connection tracking and NAT have
+ * seen them, each packet is copied to a device whose neighbour is not resolved, and the kernel queues what can't be sent
+ * yet. Naming the neighbour lets all of it go in order, within the same millisecond: it comes back on the other end of the
+ * device (a veth pair) as if it had just arrived, and takes the way that there is by then, to the destination or, after an
+ * undo, to the service that is still here. Dropping them instead would cost their clients a second (TCP's first
+ * retransmission); accepting them here would break them with this process; leading them already would tie them to a
+ * destination that may not come to be.
  */
 import { lookup } from "node:dns/promises";
 import { existsSync } from "node:fs";
@@ -15,6 +15,7 @@ import { readdir, writeFile } from "node:fs/promises";
 import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
 import { UmsError } from "../errors.ts";
+import { forgetFlows } from "./flows.ts";
 
 /** `toPort`: where it is another one at the destination. */
 export type ForwardedPort = Pick<PortMapping, "hostIp" | "hostPort" | "protocol"> & { toPort?: number };
@@ -27,27 +28,26 @@ export type Forwarding = Readonly<{
   to: string;
   /** This host's own address on the way there: the destination's answers must come back here. */
   from: string;
+  /** IPv4 addresses of the copy that leaves, to which connection tracking still leads. */
+  leaving: readonly string[];
 }>;
 
 const timeoutMs = 10_000;
 const table = (slot: number) => `ip ums_forward_${slot}`;
 const outside = (slot: number) => `umshold${slot}`;
 const inside = (slot: number) => `umshold${slot}b`;
-/** Marks packets for the routing table of the hold, and connections for removal on rollback. */
+/** Marks the connections that a forwarding has led. */
 const mark = (slot: number) => `0x554d${slot.toString(16).padStart(4, "0")}`;
-const routingTable = (slot: number) => String(21_709_000 + slot);
-const rulePriority = "90";
-const neighbour = "169.254.85.77";
-
+/** The neighbour on the waiting place's device: link-local, and of no other use on this host. */
+const neighbour = (slot: number) => `169.254.85.${slot}`;
 /** Locally administered; known beforehand, so that nobody has to ask for it while clients wait. */
 const hardwareAddress = (slot: number) => `02:75:6d:73:00:${slot.toString(16).padStart(2, "0")}`;
-const ruleRemoval = (slot: number) => `rule delete fwmark ${mark(slot)} lookup ${routingTable(slot)} priority ${rulePriority}`;
 
 const ip = (...args: string[]) => execa("ip", args, { stdin: "ignore", timeout: timeoutMs });
 /** Several commands of ip in one process; what is there already, or gone already, is no error. */
 const batch = (...commands: string[]) =>
   execa("ip", ["-force", "-batch", "-"], { input: `${commands.join("\n")}\n`, timeout: timeoutMs, reject: false });
-const nft = (rules: string) => execa("nft", ["-f", "-"], { input: rules, timeout: timeoutMs });
+const nft = (rules: string, ...options: string[]) => execa("nft", [...options, "-f", "-"], { input: rules, timeout: timeoutMs });
 
 /** The way to a host, by its name or address. */
 export async function wayTo(host: string): Promise<Pick<Forwarding, "to" | "from">> {
@@ -58,9 +58,10 @@ export async function wayTo(host: string): Promise<Pick<Forwarding, "to" | "from
   return { to, from };
 }
 
-/** Makes the place where connections can wait; changes nothing for anybody yet. */
-export async function makeWaitingPlace(slot: number): Promise<void> {
-  await withdrawForwarding(slot);
+/** Makes the place where connections can wait, and tries the rules that will lead them to it; changes nothing for anybody yet. */
+export async function makeWaitingPlace(forwarding: Forwarding): Promise<void> {
+  const { slot } = forwarding;
+  await removeForwarding(slot);
   await ip("link", "add", outside(slot), "type", "veth", "peer", "name", inside(slot), "address", hardwareAddress(slot));
   const set = (kind: "conf" | "neigh", device: string, key: string, value: number) =>
     writeFile(`/proc/sys/net/ipv4/${kind}/${device}/${key}`, String(value));
@@ -70,58 +71,83 @@ export async function makeWaitingPlace(slot: number): Promise<void> {
     set("neigh", outside(slot), "mcast_solicit", 86_400),
     set("conf", inside(slot), "rp_filter", 0),
     set("conf", outside(slot), "rp_filter", 0),
-    // What comes back carries this host's own address as its source.
+    // What comes back from clients on this host carries its own address as its source.
     set("conf", inside(slot), "accept_local", 1),
   ]);
   await batch(
     `link set ${inside(slot)} arp off up`,
     `link set ${outside(slot)} up`,
-    `route replace default via ${neighbour} dev ${outside(slot)} onlink table ${routingTable(slot)}`,
-    `rule add fwmark ${mark(slot)} lookup ${routingTable(slot)} priority ${rulePriority}`,
+    // A gateway, or each packet would ask for the neighbour that it was sent to.
+    `route replace ${neighbour(slot)}/32 via ${neighbour(slot)} dev ${outside(slot)} onlink`,
   );
-}
-
-/** Lets go what waits, in order; later connections take the direct way. */
-export async function letThrough(forwarding: Forwarding): Promise<void> {
-  const { slot } = forwarding;
-  // After a reboot nothing waits, and the forwarding is gone too.
-  if (!existsSync(`/sys/class/net/${outside(slot)}`)) return installForwarding(forwarding);
-  await batch(`neigh replace ${neighbour} lladdr ${hardwareAddress(slot)} dev ${outside(slot)} nud permanent`, ruleRemoval(slot));
-}
-
-/** Removes the waiting place; the forwarding itself stays. No error when there is none. */
-export async function removeWaitingPlace(slot: number): Promise<void> {
-  await batch(ruleRemoval(slot), `route flush table ${routingTable(slot)}`, `link delete ${outside(slot)}`);
+  await nft(rulesOf(forwarding, { waiting: true }), "--check");
 }
 
 /**
- * Leads new connections to the destination; where there is a waiting place, they wait in it until {@link letThrough}.
- * Safe to repeat.
+ * From here on new connections, and all datagrams, wait in the waiting place until {@link letThrough} or
+ * {@link withdrawForwarding}; those to a port with none go to the destination at once. Connections that are open go on.
  */
-export async function installForwarding({ slot, ports, to, from }: Forwarding): Promise<void> {
+export async function holdNewConnections(forwarding: Forwarding): Promise<void> {
+  await nft(rulesOf(forwarding, { waiting: true }));
+}
+
+/** Lets go what waits, in order; it and later connections are led to the destination. Safe to repeat. */
+export async function letThrough(forwarding: Forwarding): Promise<void> {
+  // A source port that is used again, or a datagram, would follow its old entry to the copy that has gone.
+  await Promise.all(forwarding.leaving.map((address) => forgetFlows(["--reply-src", address])));
+  // After a reboot nothing waits, and the forwarding is gone too.
+  if (existsSync(`/sys/class/net/${outside(forwarding.slot)}`)) await openWaitingPlace(forwarding.slot);
+  await installForwarding(forwarding);
+}
+
+const openWaitingPlace = (slot: number) =>
+  batch(`neigh replace ${neighbour(slot)} lladdr ${hardwareAddress(slot)} dev ${outside(slot)} nud permanent`);
+
+/** Removes the waiting place, and what still waits there; the forwarding itself stays. No error when there is none. */
+export async function removeWaitingPlace(slot: number): Promise<void> {
+  await batch(`link delete ${outside(slot)}`);
+}
+
+/** Leads new connections to the destination, without a wait. Safe to repeat. */
+export async function installForwarding(forwarding: Forwarding): Promise<void> {
+  await nft(rulesOf(forwarding, { waiting: false }));
+}
+
+function rulesOf({ slot, ports, to, from }: Forwarding, { waiting }: { waiting: boolean }): string {
   // Connections to the host's loopback address can't leave it: they are not forwarded (docs/hosts.md).
+  const led = ports.filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":"));
   const match = ({ hostIp, hostPort, protocol }: ForwardedPort) =>
     `${hostIp === "" || hostIp === "0.0.0.0" ? "fib daddr type local ip daddr != 127.0.0.0/8" : `ip daddr ${hostIp}`} ${protocol} dport ${hostPort}`;
-  const lead = ports
-    .filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":"))
-    .map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.toPort ?? port.hostPort}`);
-  const toHold = `ct mark ${mark(slot)} ct direction original meta mark set ${mark(slot)}`;
+  const lead = led.map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.toPort ?? port.hostPort}`);
+  // Of TCP what opens a connection: open ones go on.
+  const opening = ({ protocol }: ForwardedPort) => (protocol === "tcp" ? "tcp flags & (syn | ack) == syn" : "");
+  const wait = led.map((port) => `${match(port)} ${opening(port)} dup to ${neighbour(slot)} device "${outside(slot)}" drop`);
+  // Before connection tracking (-200), which would tie each to a way.
+  const hold = {
+    wait: ["filter hook prerouting priority -250", `iifname "${inside(slot)}" accept`, ...wait],
+    wait_own: ["filter hook output priority -250", `oifname "${outside(slot)}" accept`, ...wait],
+  };
   const chains = {
-    again: ["filter hook prerouting priority -300", `iifname "${inside(slot)}" notrack meta mark set 0`],
+    ...(waiting ? hold : {}),
     arriving: ["nat hook prerouting priority -110", ...lead],
     own: ["nat hook output priority -110", ...lead],
-    wait: ["filter hook prerouting priority -90", `iifname != "${inside(slot)}" ${toHold}`],
-    wait_own: ["route hook output priority -90", toHold],
     leaving: ["nat hook postrouting priority 90", `ct mark ${mark(slot)} snat to ${from}`],
   };
   const body = Object.entries(chains).map(([name, [hook, ...rules]]) => `chain ${name} {\n type ${hook};\n ${rules.join("\n ")}\n}\n`);
-  await nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\ntable ${table(slot)} {\n${body.join("")}}\n`);
+  return `table ${table(slot)} {}\ndelete table ${table(slot)}\ntable ${table(slot)} {\n${body.join("")}}\n`;
 }
+
+const removeRules = (slot: number) => nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\n`);
 
 /** Ends the forwarding for new connections; those that it led go on. No error when there is none. */
 export async function removeForwarding(slot: number): Promise<void> {
-  await nft(`table ${table(slot)} {}\ndelete table ${table(slot)}\n`);
+  await removeRules(slot);
   await removeWaitingPlace(slot);
+}
+
+/** Has the sender of each datagram that a forwarding has led, or any of them, led anew: a flow that goes on would follow it for ever. */
+export async function endDatagramFlows(slot?: number): Promise<void> {
+  await forgetFlows(["--proto", "udp", "--mark", slot === undefined ? "0x554d0000/0xffff0000" : mark(slot)]);
 }
 
 /** Ends all forwardings of this host but these: for those whose end it has not heard of. */
@@ -132,8 +158,8 @@ export async function keepForwardings(slots: readonly number[]): Promise<void> {
   for (const slot of new Set(found.map(Number))) if (!slots.includes(slot)) await removeForwarding(slot);
 }
 
-/** Ends the forwarding as if it had never been: who waits to be let through comes back to this host by itself. */
+/** Ends the forwarding as if it had never been: what waits goes to the service that is still here, at once. */
 export async function withdrawForwarding(slot: number): Promise<void> {
-  await removeForwarding(slot);
-  await execa("conntrack", ["-D", "--mark", mark(slot)], { stdin: "ignore", timeout: timeoutMs, reject: false });
+  await removeRules(slot);
+  await openWaitingPlace(slot);
 }

@@ -23,7 +23,7 @@ import { counted, fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { startAgain } from "./restart-policy.ts";
 import type { ServiceNeed } from "../need.ts";
-import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, StreamContent } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, portKey, StreamContent } from "../protocol.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
 import { asChecks } from "../translation/refusals.ts";
 import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
@@ -50,7 +50,7 @@ export type IncomingParts = Readonly<{
   engine: ContainerEngine;
   marks: Marks;
   records: IncomingRecords;
-  check(need: ContainerNeed, signal: AbortSignal): Promise<CheckAnswer>;
+  check(need: ContainerNeed, peer: string, signal: AbortSignal): Promise<CheckAnswer>;
   imageDirectories: readonly string[];
   /** On disk; image files on their way lie here. */
   workDirectory: string;
@@ -59,8 +59,8 @@ export type IncomingParts = Readonly<{
   maxIncoming: number;
   /** The container of this name as it was when it last left this host for that site. */
   left(service: string, peer: string): ContainerNeed | undefined;
-  /** Called when this site owns the ports of a service again: a forwarding of them must go. */
-  reclaimPorts(ports: ContainerNeed["spec"]["ports"]): Promise<void>;
+  /** Called when a service has come back from the site to which its clients are led: that must end. */
+  reclaim(service: string, peer: string): Promise<void>;
   log: { info(details: object, message: string): void; warn(details: object, message: string): void };
 }>;
 
@@ -140,12 +140,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   /** A cluster's pod becomes a container first, if it can be one. */
   async function understand(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
-    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, signal) };
+    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, peer, signal) };
     const reference = asked.containers[0]?.image;
     const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
     const { need, refusals } = containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) });
     if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
-    const { checks, imageBytes } = await parts.check(need, signal);
+    const { checks, imageBytes } = await parts.check(need, peer, signal);
     return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
   }
 
@@ -269,12 +269,14 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function takeOver(id: string): Promise<void> {
     const namespace = records.fact<string>(id, "networkNamespace");
     const containerId = records.fact<string>(id, "containerId");
-    const ports = records.fact<ContainerNeed>(id, "need")?.spec.ports ?? [];
-    await Promise.all([
-      parts.reclaimPorts(ports),
-      namespace === undefined ? undefined : releaseNamespace(namespace),
-      containerId === undefined ? undefined : parts.marks.clear(containerId),
-    ]);
+    const service = records.fact<ContainerNeed>(id, "need")?.spec.name;
+    const peer = records.peerOf(id);
+    const letIn = async () => {
+      // In this order: a client that is not led away any more must not meet the hold.
+      if (namespace !== undefined) await releaseNamespace(namespace);
+      if (service !== undefined && peer !== undefined) await parts.reclaim(service, peer);
+    };
+    await Promise.all([letIn(), containerId === undefined ? undefined : parts.marks.clear(containerId)]);
   }
 
   const lease = setInterval(() => {
@@ -394,8 +396,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
         }
         const { asked, need } = reservation;
         if (asked.kind === "Container") return {};
-        const published = need.spec.ports.filter(({ protocol }) => protocol === "tcp");
-        return { ports: Object.fromEntries(published.map(({ containerPort, hostPort }) => [String(containerPort), hostPort])) };
+        const keyed = need.spec.ports.map(({ containerPort, hostPort, protocol }) => [
+          portKey({ port: containerPort, protocol }),
+          hostPort,
+        ]);
+        return { ports: Object.fromEntries(keyed) as Record<string, number> };
       }),
 
     restore: (id, peer) =>

@@ -11,20 +11,22 @@ import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
 import {
   type Forwarding,
-  installForwarding,
+  holdNewConnections,
   letThrough,
   makeWaitingPlace,
+  removeForwarding,
   removeWaitingPlace,
   wayTo,
   withdrawForwarding,
 } from "../../traffic/forward.ts";
-import { holdNamespace, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
+import { addressesIn, holdNamespace, lateConnections, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
+import { awaitYoungConnections, openConnections } from "../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import { type ArmAnswer, type CreateAnswer, type DataTarget, dataTarget } from "../protocol.ts";
+import { type ArmAnswer, type CreateAnswer, type DataTarget, dataTarget, portKey } from "../protocol.ts";
 import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
 
@@ -52,6 +54,8 @@ export type OutgoingParts = Readonly<{
   /** Host under which this source reaches the destination's published ports. */
   peerHost(): string;
   takeSlot(): number;
+  /** Ends what earlier migrations of a container of this name keep for its clients: it is here again. */
+  endEarlierForwardings(): Promise<void>;
   facts: {
     get(): SourceFacts | undefined;
     /** Durable when it returns. */
@@ -61,6 +65,8 @@ export type OutgoingParts = Readonly<{
   };
   /** Keeps the forwarding, durably, until it is released. */
   keepForwarding(forwarding: Forwarding): void;
+  /** Told how many connections to a forwarded port could not be held. */
+  late(connections: number): void;
   /** Told how long each part of a step took, in milliseconds. */
   measured(part: string, milliseconds: number): void;
   limits: { reserveMs: number; transferMs: number; restoreMs: number; requestMs: number };
@@ -75,6 +81,8 @@ export function createOutgoing(
   const site = createDestinationSite(peer, plan.id, limits);
   const files = createFileSender();
   let sender: Sender | undefined;
+  /** Before the hold; whoever takes over after a crash undoes, and doesn't need it. */
+  let opened: ReadonlySet<string> = new Set();
 
   async function timed<T>(part: string, action: Promise<T>): Promise<T> {
     const startedAt = performance.now();
@@ -118,13 +126,14 @@ export function createOutgoing(
     });
     const ports = known().container.spec.ports.flatMap((port) => {
       if (!ledTo) return [port];
-      const toPort = port.protocol === "tcp" ? ledTo[String(port.containerPort)] : undefined;
+      const toPort = ledTo[portKey({ port: port.containerPort, protocol: port.protocol })];
       return toPort === undefined ? [] : [{ ...port, toPort }];
     });
     if (ports.length === 0) return;
-    const way = await wayTo(address);
+    await parts.endEarlierForwardings();
+    const [way, leaving] = await Promise.all([wayTo(address), addressesIn(known().container.networkNamespace)]);
     // Taken and noted at once: another migration may want a slot.
-    parts.facts.set({ ...known(), forwarding: { slot: parts.takeSlot(), ports, ...way } });
+    parts.facts.set({ ...known(), forwarding: { slot: parts.takeSlot(), ports, leaving, ...way } });
   }
 
   const source: Source = {
@@ -139,17 +148,18 @@ export function createOutgoing(
         await sendLog(data);
         await files.live(data, early, { flushMs: limits.transferMs, signal });
         await arm(signal);
+        opened = await openConnections(known().container.pid);
         // Once more, so that what was written during all that doesn't fall into the freeze. A volume's own directory has
         // got owner, mode and time from the engine meanwhile, which takes it for new.
         for (const tree of early) await files.tree(data, tree, { live: true, signal, rootToo: tree.tree !== "changes" });
         await data.flush(limits.transferMs);
         const { container, forwarding } = known();
-        if (forwarding) await makeWaitingPlace(forwarding.slot);
+        if (forwarding) await makeWaitingPlace(forwarding);
         parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, await memoryBytes(container.pid)));
       },
       async discard() {
         const { forwarding } = known();
-        if (forwarding) await withdrawForwarding(forwarding.slot);
+        if (forwarding) await removeForwarding(forwarding.slot);
         sender?.close();
         sender = undefined;
       },
@@ -157,7 +167,12 @@ export function createOutgoing(
 
     async holdClients() {
       const { container, forwarding } = known();
-      await Promise.all([holdNamespace(container.networkNamespace), forwarding && installForwarding(forwarding)]);
+      // One that came to the service's own network after the hold there would be dropped, not held.
+      if (forwarding) {
+        await holdNewConnections(forwarding);
+        await awaitYoungConnections(container.pid, { before: opened });
+      }
+      await holdNamespace(container.networkNamespace);
     },
     async releaseClients() {
       const { container, forwarding } = known();
@@ -217,12 +232,14 @@ export function createOutgoing(
       if (forwarding) {
         parts.keepForwarding(forwarding);
       }
-      // Whoever connects anew before the way is free waits on it a moment longer.
-      await Promise.all([forwarding && letThrough(forwarding), resetConnections(container.networkNamespace)]);
+      // First, while connection tracking still leads the resets to their clients.
+      await resetConnections(container.networkNamespace);
+      if (forwarding) await letThrough(forwarding);
     },
 
     async remove() {
-      const { container } = known();
+      const { container, forwarding } = known();
+      if (forwarding) parts.late(await lateConnections(container.networkNamespace));
       await engine.remove(container.id);
       for (const { name } of container.volumes) await engine.removeVolume(name);
       await parts.marks.clear(container.id);

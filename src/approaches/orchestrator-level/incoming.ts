@@ -8,14 +8,14 @@ import { type ErrorCode, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { ServiceNeed } from "../need.ts";
-import { type ArmAnswer, type CheckAnswer, type CheckResult, type CreateAnswer, measuresOf, type PeerState } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CheckResult, type CreateAnswer, measuresOf, type PeerState, portKey } from "../protocol.ts";
 import { podOfContainer } from "../translation/pod-of-container.ts";
 import { asChecks } from "../translation/refusals.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
 import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
 import { withoutSecrets } from "./pod-need.ts";
-import type { CommitAnswer, PodNeed } from "./protocol.ts";
+import type { CommitAnswer, PodNeed, PublishedPort } from "./protocol.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
 export type ArrivalRecord = Readonly<{
@@ -174,11 +174,16 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   /** Leads from a port of every node to the pod, which is not Ready, so that no Service of the user's leads there yet. */
-  async function lead(id: string, { need, podUid = "" }: WholeFacts, podAddress: string): Promise<Record<string, number>> {
-    if (need.ports.length === 0) return {};
+  async function lead(id: string, { need, podUid = "" }: WholeFacts, podAddress: string): Promise<(PublishedPort & { of: string })[]> {
+    if (need.ports.length === 0) return [];
     const { namespace, name: pod } = need.pod.metadata;
     const name = serviceName(id);
-    const ports = [...new Set(need.ports.map(({ port }) => port))].map((port) => ({ name: `port-${port}`, port, protocol: "TCP" }));
+    const byKey = new Map(need.ports.map((led) => [portKey(led), led]));
+    const ports = [...byKey.values()].map(({ port, protocol }) => ({
+      name: `${protocol}-${port}`,
+      port,
+      protocol: protocol.toUpperCase(),
+    }));
     // They go with the pod, by the cluster's own garbage collector.
     const ownerReferences = [{ apiVersion: "v1", kind: "Pod", name: pod, uid: podUid }];
     const made =
@@ -206,7 +211,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       },
       { namespace },
     );
-    return Object.fromEntries((made.spec?.ports ?? []).map(({ port, nodePort }) => [String(port), nodePort ?? 0]));
+    return [...byKey].map(([of, { port, protocol }]) => {
+      const found = made.spec?.ports?.find((each) => each.port === port && (each.protocol ?? "TCP") === protocol.toUpperCase());
+      return { of, port: found?.nodePort ?? 0, protocol };
+    });
   }
 
   async function removeAll(id: string, facts: WholeFacts): Promise<void> {
@@ -332,8 +340,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       try {
         const armed = client.arm(id, { timeoutMs: limits.armMs, signal: watching.signal });
         const { podAddress } = await Promise.race([armed, stuck]);
-        const nodePorts = await lead(id, facts, podAddress);
-        await Promise.all([records.update(id, { nodePorts }), client.expectLed(Object.values(nodePorts))]);
+        const published = await lead(id, facts, podAddress);
+        const nodePorts = Object.fromEntries(published.map(({ of, port }) => [of, port]));
+        await Promise.all([
+          records.update(id, { nodePorts }),
+          client.expectLed(published.map(({ port, protocol }) => ({ port, protocol }))),
+        ]);
         return { ports: nodePorts, address: client.address, podAddress };
       } finally {
         watching.abort();

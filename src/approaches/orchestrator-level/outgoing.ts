@@ -1,19 +1,33 @@
 /** The source's half, as the operator drives it: the pod's object, its node's interface, and the destination's coordinator. */
+import { isIPv4 } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
 import { rescuedRoot } from "../../names.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
-import { type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import { type OwnerReference, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf } from "../protocol.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf, portKey, type Protocol } from "../protocol.ts";
 import { allSettled } from "../../settled.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
-import { livenessBudgetMs, podReference, podRefusals, type ServicePort, servicePorts, sharedServices, standstillMs } from "./pod.ts";
+import {
+  livenessBudgetMs,
+  podLabel,
+  podReference,
+  podRefusals,
+  proxyLagMs,
+  readinessBudgetMs,
+  readinessTimeoutMs,
+  readyCondition,
+  type ServicePort,
+  servicePorts,
+  sharedServices,
+  standstillMs,
+} from "./pod.ts";
 import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
 import { snapshotTransfers } from "./snapshot.ts";
 
@@ -54,6 +68,12 @@ export type OutgoingPodParts = Readonly<{
   /** Whether the destination is this very cluster. */
   isOwnSite: boolean;
   takeSlot(): Promise<number>;
+  /** Ends what earlier migrations of a pod of this name keep for its clients. */
+  endEarlierForwardings(pod: string): Promise<void>;
+  /** The Migration, as an owner of other objects. */
+  owner: OwnerReference;
+  /** Told how many connections could not be held: their clients try again by themselves. */
+  late(connections: number): void;
   facts: {
     get(): PodFacts | undefined;
     /** Durable when it resolves. */
@@ -81,6 +101,8 @@ export type Examined = Readonly<{
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
 const goneMs = 60_000;
+/** For how long the clients of an undone hold wait for the pod's Services to lead to it again. */
+const servedAgainMs = 30_000;
 
 /**
  * Both sides' checks; changes nothing.
@@ -120,7 +142,7 @@ export async function examinePod(
   const mute = ports.length === 0 ? [] : await silentNodes(await nodes(), signal);
   const renamed = { ...pod, metadata: { ...pod.metadata, name: wanted.name ?? name } };
   const need = podNeed(renamed, described, {
-    ports: ports.map(({ port, nodePort, targetPort }) => ({ port: targetPort, published: nodePort ?? port })),
+    ports: ports.map(({ port, nodePort, targetPort, protocol }) => ({ port: targetPort, published: nodePort ?? port, protocol })),
     node: wanted.node,
   });
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
@@ -153,6 +175,17 @@ const isNodesFault = ({ status }: Pod) =>
   (status?.conditions ?? []).some(
     ({ type, reason = "" }) => type === "DisruptionTarget" && /^DeletionBy(TaintManager|PodGC)$/.test(reason),
   );
+
+/** How clients come to a Service's port. */
+export function ledPorts({ clusterIp, port, nodePort, protocol }: ServicePort): { address: string; port: number; protocol: Protocol }[] {
+  return [
+    ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, protocol }]),
+    ...(clusterIp === undefined ? [] : [{ address: clusterIp, port, protocol }]),
+  ];
+}
+
+/** A pod's own, of IPv4. */
+const addressesOf = ({ status }: Pod) => (status?.podIPs ?? []).flatMap(({ ip = "" }) => (isIPv4(ip) ? [ip] : []));
 
 /** What of a running pod its user can change. */
 const changeable = ({ metadata, spec }: Pod) => [metadata?.labels, metadata?.annotations, spec];
@@ -200,23 +233,52 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       address = parts.peerHost(),
       podAddress,
     } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
-    const { ports } = facts();
+    const { name, need, ports } = facts();
+    // The pod is here: whoever still leads its clients to where it was leads them past it.
+    await parts.endEarlierForwardings(name);
     // Within one cluster the pod itself can be reached, and a node port of the destination's node would lead back there.
     const own = parts.isOwnSite ? podAddress : undefined;
-    const led = ports.flatMap(({ clusterIp, port, nodePort, targetPort }) => {
-      const toPort = own === undefined ? ledTo[String(targetPort)] : targetPort;
-      if (toPort === undefined) return [];
-      return [
-        ...(nodePort === undefined ? [] : [{ address: "", port: nodePort, toPort }]),
-        ...(clusterIp === undefined ? [] : [{ address: clusterIp, port, toPort }]),
-      ];
+    const led = ports.flatMap((each) => {
+      const toPort = own === undefined ? ledTo[portKey({ port: each.targetPort, protocol: each.protocol })] : each.targetPort;
+      return toPort === undefined ? [] : ledPorts(each).map((way) => ({ ...way, toPort }));
     });
     if (led.length === 0) return;
+    const leaving = addressesOf(need.pod);
     await parts.facts.set({
       ...facts(),
-      forwarding: { slot: await parts.takeSlot(), to: own ?? address, ports: led },
+      forwarding: { slot: await parts.takeSlot(), to: own ?? address, ports: led, leaving },
     });
     await onNodes("wait");
+  }
+
+  /** A Service that UMS made for the pod would go with it: by its port come clients from where the pod was before. */
+  async function keepServices(): Promise<void> {
+    const { namespace, name, ports, forwarding } = facts();
+    if (!forwarding) return;
+    const { items } = await cluster.list(services, { namespace });
+    for (const { metadata } of items) {
+      const isOurs = metadata?.labels?.[podLabel] === name && ports.some(({ uid }) => uid === metadata.uid);
+      const owners = metadata?.ownerReferences ?? [];
+      if (!isOurs || owners.some(({ uid }) => uid === parts.owner.uid)) continue;
+      await cluster.patch(services, metadata.name ?? "", { metadata: { ownerReferences: [...owners, parts.owner] } }, { namespace });
+    }
+  }
+
+  /** A pod whose readiness probes found it held may be out of its Services, which refuse clients then. */
+  async function servedAgain(): Promise<void> {
+    const { namespace, name, need, heldAt: since } = facts();
+    const before = readyCondition(need.pod);
+    const budgetMs = readinessBudgetMs(need.pod);
+    const isAtRisk = budgetMs !== undefined && since !== undefined && Date.now() - Date.parse(since) >= budgetMs;
+    if (!isAtRisk || before?.status !== "True") return;
+    await sleep(readinessTimeoutMs(need.pod));
+    for (const until = Date.now() + servedAgainMs; Date.now() < until; await sleep(200)) {
+      const pod = await cluster.get(pods, name, { namespace }).catch(() => undefined);
+      const now = pod && readyCondition(pod);
+      if (now?.status !== "True") continue;
+      if (!isDeepStrictEqual(now.lastTransitionTime, before.lastTransitionTime)) await sleep(proxyLagMs);
+      return;
+    }
   }
 
   /** Ends the pod without letting it run again. */
@@ -225,7 +287,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     // First the deletion, so that the kubelet starts nothing in place of what is killed then. Its own signals and hooks
     // find frozen tasks and a held network, and the tasks die before they run again.
     if (await cluster.delete(pods, name, { namespace, uid, graceSeconds: 1 })) await sleep(deletionLeadMs);
-    await onNode("kill");
+    const { late = 0 } = await onNode("kill");
+    if (facts().forwarding) parts.late(late);
     for (const until = Date.now() + goneMs; Date.now() < until; await sleep(200)) {
       if ((await cluster.get(pods, name, { namespace }))?.metadata?.uid !== uid) return;
     }
@@ -297,17 +360,25 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       },
       async discard() {
         await onNode("discard");
-        await onNodes("withdraw");
+        await onNodes("remove");
       },
     },
 
     async holdClients() {
-      if (livenessBudgetMs(facts().need.pod) !== undefined) await parts.facts.set({ ...facts(), heldAt: new Date().toISOString() });
+      const { need, forwarding } = facts();
+      const isProbed = livenessBudgetMs(need.pod) !== undefined || readinessBudgetMs(need.pod) !== undefined;
+      if (isProbed) await parts.facts.set({ ...facts(), heldAt: new Date().toISOString() });
+      // One that came to the pod's own network after the hold there would be dropped, not held.
+      if (forwarding) {
+        await onNodes("hold");
+        await onNode("await-young");
+      }
       heldAt = performance.now();
-      await allSettled([onNode("hold"), onNodes("install")]);
+      await onNode("hold");
     },
     async releaseClients() {
       await onNode("release");
+      if (facts().forwarding) await servedAgain();
       await onNodes("withdraw");
     },
 
@@ -340,10 +411,13 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     },
 
     async forwardClients() {
-      await allSettled([onNodes("let-through"), onNode("reset")]);
+      // First, while the nodes' connection tracking still leads the resets to their clients.
+      await onNode("reset");
+      await onNodes("let-through");
     },
 
     async remove() {
+      await keepServices();
       await removePod();
       await site.acknowledge();
     },

@@ -191,7 +191,7 @@ test("startBudgetMs counts the delay of a probe, and a startup probe before a li
 });
 
 const service = (spec: Service["spec"], labels?: Record<string, string>): Service => ({
-  metadata: { name: "shop", ...(labels ? { labels } : {}) },
+  metadata: { name: "shop", uid: "s-1", ...(labels ? { labels } : {}) },
   spec: { clusterIP: "10.0.0.1", ...spec },
 });
 
@@ -224,13 +224,16 @@ describe("servicePorts", () => {
       { port: 80, targetPort: "http" as never, nodePort: 30_080 },
       { port: 81, targetPort: 8081 as never },
       { port: 82 },
-      { port: 83, protocol: "UDP" },
+      { port: 80, protocol: "UDP", nodePort: 30_080 },
+      { port: 83, protocol: "SCTP" },
       { port: 84, targetPort: "unknown" as never },
     ];
+    const known = { service: "shop", uid: "s-1", protocol: "tcp", clusterIp: "10.0.0.1" };
     expect(servicePorts(shop, [service({ selector: { app: "shop" }, ports })])).toEqual([
-      { service: "shop", clusterIp: "10.0.0.1", port: 80, nodePort: 30_080, targetPort: 8080 },
-      { service: "shop", clusterIp: "10.0.0.1", port: 81, targetPort: 8081 },
-      { service: "shop", clusterIp: "10.0.0.1", port: 82, targetPort: 82 },
+      { ...known, port: 80, nodePort: 30_080, targetPort: 8080 },
+      { ...known, port: 81, targetPort: 8081 },
+      { ...known, port: 82, targetPort: 82 },
+      { ...known, protocol: "udp", port: 80, nodePort: 30_080, targetPort: 80 },
     ]);
   });
 
@@ -239,7 +242,7 @@ describe("servicePorts", () => {
     expect(servicePorts(shop, [service({ selector: { app: "other" }, ports }), service({ ports })])).toEqual([]);
     expect(servicePorts(shop, [service({ selector: { app: "shop", tier: "front" }, ports })])).toEqual([]);
     const headless = servicePorts(shop, [service({ clusterIP: "None", selector: { app: "shop" }, ports })]);
-    expect(headless).toEqual([{ service: "shop", port: 80, targetPort: 80 }]);
+    expect(headless).toEqual([{ service: "shop", uid: "s-1", protocol: "tcp", port: 80, targetPort: 80 }]);
   });
 
   test("has the Service that an earlier move made for it", () => {

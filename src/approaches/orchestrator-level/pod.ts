@@ -2,6 +2,7 @@
 import type { PodReference } from "./protocol.ts";
 import type { ErrorCode } from "../../errors.ts";
 import type { Pod, Service } from "../../platforms/kubernetes/kinds.ts";
+import type { Protocol } from "../protocol.ts";
 
 /** Names the migration whose restore a pod's containers wait for; the shim reads it, the commit removes it. */
 export const restoreAnnotation = "ums.dev/restore";
@@ -132,6 +133,30 @@ export const livenessBudgetMs = (pod: Pod) =>
  */
 export const standstillMs = (budgetMs: number) => Math.max(0, Math.round(budgetMs - Math.min(5_000, Math.max(1_000, budgetMs / 4))));
 
+/** For how long no readiness probe can have failed so often that the pod is taken out of its Services; undefined: there is none. */
+export const readinessBudgetMs = (pod: Pod) =>
+  least(
+    runningContainers(pod).flatMap(({ readinessProbe }) => {
+      if (!readinessProbe) return [];
+      const { periodSeconds, timeoutSeconds, failureThreshold } = { ...probeDefaults, ...readinessProbe };
+      // One that was under way when the hold began fails as well.
+      return [Math.max(0, (failureThreshold - 1) * periodSeconds - timeoutSeconds) * 1000];
+    }),
+  );
+
+/** For how long a readiness probe that found the pod held may take to fail. */
+export const readinessTimeoutMs = (pod: Pod) =>
+  Math.max(
+    0,
+    ...runningContainers(pod).map(({ readinessProbe }) => (readinessProbe?.timeoutSeconds ?? probeDefaults.timeoutSeconds) * 1000),
+  );
+
+/** The condition by which a pod's Services lead to it, or don't. */
+export const readyCondition = ({ status }: Pod) => status?.conditions?.find(({ type }) => type === "Ready");
+
+/** What kube-proxy takes to follow a pod that has become Ready. */
+export const proxyLagMs = 2_000;
+
 /** The budget of containers that answer no probe from their start on. */
 export const startBudgetMs = (pod: Pod) =>
   least(
@@ -169,7 +194,16 @@ export function pulledImages(pod: Pod): { name: string; image?: string }[] {
 }
 
 /** A Service's port that leads to a port of the pod. */
-export type ServicePort = Readonly<{ service: string; clusterIp?: string; port: number; nodePort?: number; targetPort: number }>;
+export type ServicePort = Readonly<{
+  service: string;
+  /** The Service's own: another one of its name may get other addresses, and those addresses may become another's. */
+  uid: string;
+  protocol: Protocol;
+  clusterIp?: string;
+  port: number;
+  nodePort?: number;
+  targetPort: number;
+}>;
 
 function selects({ metadata, spec }: Service, pod: Pod): boolean {
   if (metadata?.labels?.[podLabel] !== undefined) return metadata.labels[podLabel] === pod.metadata?.name;
@@ -192,7 +226,7 @@ export function sharedServices(pod: Pod, services: readonly Service[], all: read
     });
 }
 
-/** The TCP ports by which the Services of its namespace lead to the pod. */
+/** The ports by which the Services of its namespace lead to the pod. */
 export function servicePorts(pod: Pod, services: readonly Service[]): ServicePort[] {
   const named = new Map(
     runningContainers(pod).flatMap(({ ports = [] }) =>
@@ -202,15 +236,18 @@ export function servicePorts(pod: Pod, services: readonly Service[]): ServicePor
   return services
     .filter((service) => selects(service, pod))
     .flatMap(({ metadata, spec }) =>
-      (spec?.ports ?? []).flatMap(({ port, nodePort, targetPort, protocol = "TCP" }): ServicePort[] => {
+      (spec?.ports ?? []).flatMap(({ port, nodePort, targetPort, protocol: upper = "TCP" }): ServicePort[] => {
         // IntOrString on the wire: a number, a name, or nothing for the same as the port.
         const target = targetPort;
         const resolved = typeof target === "string" ? named.get(target) : (target ?? port);
         const clusterIp = spec?.clusterIP === "None" ? undefined : spec?.clusterIP;
-        if (protocol !== "TCP" || resolved === undefined) return [];
+        const protocol = upper.toLowerCase();
+        if ((protocol !== "tcp" && protocol !== "udp") || resolved === undefined) return [];
         return [
           {
             service: metadata?.name ?? "",
+            uid: metadata?.uid ?? "",
+            protocol,
             port,
             targetPort: resolved,
             ...(clusterIp === undefined ? {} : { clusterIp }),

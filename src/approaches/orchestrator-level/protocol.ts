@@ -4,14 +4,13 @@ import type { ErrorCode } from "../../errors.ts";
 import { Launch } from "../../checkpoint/bundle.ts";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, DataTarget, Label, type Measures, measures } from "../protocol.ts";
+import { Bytes, closed, DataTarget, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
 
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
 const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
 const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 const Secret = Type.String({ pattern: "^[0-9a-f]{32}$" });
 const ImageByDigest = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,511}@sha256:[0-9a-f]{64}$" });
-const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
 
 /** A pod as its API object names it: enough to find it on its node. */
 export const PodReference = Type.Object(
@@ -91,8 +90,8 @@ export const PodNeed = Type.Object(
       maxItems: 64,
     }),
     volumes: Type.Array(Label, { maxItems: 64 }),
-    /** TCP ports of the pod that clients reach at the source, and how: by a port of its hosts, or the service's own. */
-    ports: Type.Array(Type.Object({ port: Port, published: Port }, closed), { maxItems: 256 }),
+    /** Ports of the pod that clients reach at the source, and how: by a port of its hosts, or the service's own. */
+    ports: Type.Array(Type.Object({ port: Port, published: Port, protocol: Protocol }, closed), { maxItems: 256 }),
     ...measures,
   },
   closed,
@@ -101,6 +100,10 @@ export type PodNeed = Static<typeof PodNeed>;
 
 /** What the destination answers once it owns the service: the Pod, if it made one and that is still there. */
 export type CommitAnswer = Readonly<{ pod?: Pod | null }>;
+
+/** A port of a node. */
+export const PublishedPort = Type.Object({ port: Port, protocol: Protocol }, closed);
+export type PublishedPort = Static<typeof PublishedPort>;
 
 /** How a node leads clients of a Service to the destination. */
 export const NodeForwarding = Type.Object(
@@ -114,11 +117,14 @@ export const NodeForwarding = Type.Object(
           address: Type.String({ pattern: "^[0-9.]*$" }),
           port: Port,
           toPort: Port,
+          protocol: Protocol,
         },
         closed,
       ),
       { maxItems: 256 },
     ),
+    /** IPv4 addresses of the pod that leaves. */
+    leaving: Type.Array(Type.String({ pattern: "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" }), { maxItems: 16 }),
   },
   closed,
 );

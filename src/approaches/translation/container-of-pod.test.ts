@@ -37,7 +37,10 @@ test("a Pod becomes a container that starts as it did, is reached by its Service
 test("a Pod that was a container is that container again: with its ports, its volumes' names, and what a Pod has no words for", () => {
   const left = containerNeed({ log: { driver: "none", size: "0B", tag: "" } });
   const there = podOfContainer(left).need;
-  const { need, refusals } = containerOfPod({ ...there, ports: [{ port: 80, published: 31_234 }] }, { image: imageOnHost, left });
+  const { need, refusals } = containerOfPod(
+    { ...there, ports: [{ port: 80, published: 31_234, protocol: "tcp" }] },
+    { image: imageOnHost, left },
+  );
   expect(refusals).toEqual([]);
   expect(need).toEqual(left);
 });

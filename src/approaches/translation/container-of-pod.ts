@@ -122,12 +122,7 @@ function portsOf({ ports: declared = [] }: PodContainer, reached: PodNeed["ports
           },
         ],
   );
-  const byService = reached.map(({ port, published }) => ({
-    hostIp: "",
-    hostPort: published,
-    containerPort: port,
-    protocol: "tcp" as const,
-  }));
+  const byService = reached.map(({ port, published, protocol }) => ({ hostIp: "", hostPort: published, containerPort: port, protocol }));
   const byHostPort = new Map([...byService, ...onNode].map((port) => [`${port.hostPort}/${port.protocol}`, port]));
   return [...byHostPort.values()].toSorted((a, b) => a.hostPort - b.hostPort || (a.protocol < b.protocol ? -1 : 1));
 }

@@ -44,7 +44,7 @@ export function podNeed({ spec = {}, container = {}, need = {} }: Settings = {})
     pod: pod as PodNeed["pod"],
     containers: [{ name: "main", image: `registry.example/shop@${digest}`, launch }],
     volumes: ["data"],
-    ports: [{ port: 80, published: 30_080 }],
+    ports: [{ port: 80, published: 30_080, protocol: "tcp" }],
     ...measures,
     ...need,
   };

@@ -14,7 +14,7 @@ test("a container becomes a Pod that would start as it did, with its volumes as 
   expect(need).toMatchObject({
     containers: [{ name: "shop", image: `registry.example/shop@${digest}`, launch }],
     volumes: ["volume-0"],
-    ports: [{ port: 80, published: 8080 }],
+    ports: [{ port: 80, published: 8080, protocol: "tcp" }],
     pod: {
       metadata: {
         name: "shop",
@@ -97,7 +97,7 @@ describe("refused", () => {
       containerNeed({ binds: [{ source: "/srv", destination: "/srv", options: [], readOnly: false }] }),
     ],
     ["NOT_IN_A_POD", "it has a tmpfs", containerNeed({ tmpfs: { "/scratch": "rw" } })],
-    ["NOT_IN_A_POD", "it publishes UDP", containerNeed({ ports: [{ hostIp: "", hostPort: 53, containerPort: 53, protocol: "udp" }] })],
+    ["NOT_IN_A_POD", "it publishes SCTP", containerNeed({ ports: [{ hostIp: "", hostPort: 53, containerPort: 53, protocol: "sctp" }] })],
     [
       "NOT_IN_A_POD",
       "only its host reaches it",

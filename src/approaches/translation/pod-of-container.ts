@@ -49,7 +49,7 @@ export function podOfContainer(asked: ContainerNeed): { need: PodNeed; refusals:
     containers: [{ name: pod.spec?.containers[0]?.name ?? "", launch, ...(reference === undefined ? {} : { image: reference }) }],
     volumes: before?.volumes ?? volumes.map(({ name }, at) => volumeName(name, at)),
     ports: spec.ports.flatMap(({ containerPort, hostPort, protocol }) =>
-      protocol === "tcp" ? [{ port: containerPort, published: hostPort }] : [],
+      protocol === "sctp" ? [] : [{ port: containerPort, published: hostPort, protocol }],
     ),
     ...measures,
   };
@@ -180,7 +180,7 @@ function refusalsOfSettings(spec: ContainerSpec): Refusal[] {
   const foreign = spec.securityOptions.filter((option) => !expressibleSecurity.has(option));
   const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.has(name));
   return refusalsOf("NOT_IN_A_POD", [
-    [spec.ports.some(({ protocol }) => protocol !== "tcp"), "It publishes a port that is not of TCP."],
+    [spec.ports.some(({ protocol }) => protocol === "sctp"), "It publishes a port of SCTP."],
     [spec.ports.some(({ hostIp }) => hostIp !== "" && hostIp !== "0.0.0.0"), "It publishes a port on one address alone."],
     [
       networks.length !== 1 || networks.some(([name, { aliases }]) => name !== "podman" || aliases.length > 0),

@@ -24,7 +24,7 @@ import { describeNeed } from "../../preflight/need.ts";
 import { serviceChecks } from "../../preflight/service.ts";
 import { dumpRoom } from "../../preflight/machine.ts";
 import { siteChecks } from "../../preflight/site.ts";
-import { type ForwardedPort, installForwarding, removeForwarding } from "../../traffic/forward.ts";
+import { endDatagramFlows, installForwarding, removeForwarding } from "../../traffic/forward.ts";
 import { parseAddress } from "../../trust/address.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { createPeerClient, type PeerClient } from "../../trust/peer-client.ts";
@@ -100,7 +100,12 @@ export function createHostCoordinator({
     engine,
     marks,
     records: incomingRecords(database, changed),
-    check: (need, signal) => destinationChecks({ need, engine, config, ownForwardPorts: forwardedPorts(), signal }),
+    check(need, peer, signal) {
+      const isBack = isOf(need.spec.name, peer);
+      const others = led().filter((each) => !isBack(each));
+      const ports = others.flatMap(({ migration, service, ports: ledPorts }) => ledPorts.map((port) => ({ ...port, service, migration })));
+      return destinationChecks({ need, engine, config, led: ports, signal });
+    },
     imageDirectories: config.imageDirectories,
     workDirectory,
     leaseMs: milliseconds(config.limits.reservationLeaseSeconds),
@@ -110,14 +115,15 @@ export function createHostCoordinator({
       const last = database.list().find((each) => each.role === "source" && each.service === service && each.peer === peer);
       return last?.phase === "Succeeded" ? database.fact<SourceFacts>(last.id, "source")?.need : undefined;
     },
-    reclaimPorts: async (ports) => {
-      for (const { migration, facts } of forwardings()) {
-        if (
-          facts.forwarding?.ports.some((forwarded) =>
-            ports.some((port) => port.hostPort === forwarded.hostPort && port.protocol === forwarded.protocol),
-          )
-        )
-          await release(migration);
+    async reclaim(service, peer) {
+      for (const { migration, slot } of led().filter(isOf(service, peer))) {
+        await removeForwarding(slot);
+        database.removeForward(migration);
+        // What waits at the other site may still be answered by the way that it came.
+        setTimeout(
+          () => void endDatagramFlows(slot).catch((cause: unknown) => log.warn({ migration, cause }, "old flows stay")),
+          1_000,
+        ).unref();
       }
     },
     log,
@@ -128,7 +134,14 @@ export function createHostCoordinator({
       const facts = database.fact<SourceFacts>(migration, "source");
       return facts ? [{ migration, facts }] : [];
     });
-  const forwardedPorts = (): ForwardedPort[] => forwardings().flatMap(({ facts }) => facts.forwarding?.ports ?? []);
+  /** What leads the clients of services that have moved: by migration. */
+  const led = () =>
+    forwardings().flatMap(({ migration, facts: { forwarding } }) => {
+      const record = database.get(migration);
+      return forwarding && record ? [{ migration, service: record.service, peer: record.peer, ...forwarding }] : [];
+    });
+  /** Only the site to which a service went can bring that very one back. */
+  const isOf = (name: string, from: string) => (each: ReturnType<typeof led>[number]) => each.service === name && each.peer === from;
 
   function takeSlot(): number {
     const open = [...database.forwards().map(({ migration }) => migration), ...database.unfinished().map(({ id }) => id)];
@@ -197,6 +210,9 @@ export function createHostCoordinator({
         openData: (target, signal) => openDataConnection(trust, target, { migrationId: id, signal }),
         peerHost: () => parseAddress(peerOf(destination).addresses[0] ?? "").host,
         takeSlot,
+        async endEarlierForwardings() {
+          for (const { migration } of led().filter(({ service }) => service === record.service)) await release(migration);
+        },
         facts: {
           get: () => database.fact<SourceFacts>(id, "source"),
           set: (facts) => database.setFact(id, "source", facts),
@@ -210,6 +226,10 @@ export function createHostCoordinator({
             ports: ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`),
             to: `${destination} (${to})`,
           }),
+        late(connections) {
+          // A kubelet's probe comes by the service's own address, too.
+          if (connections > 0) log.info({ migration: id, connections }, "connections to the service's own address could not be held");
+        },
         measured: (part, ms) => log.debug({ migration: id, part, milliseconds: ms }, "part of a step"),
         limits: {
           reserveMs: milliseconds(config.limits.reserveSeconds),
@@ -227,8 +247,9 @@ export function createHostCoordinator({
     if (!record) return;
     const journal = openJournal(database, id);
     const plan = { id, service: record.service, destination: record.peer };
-    const report = createReport(clock);
     const started = Date.now();
+    const heldAt = database.stepStartedAt(id, "hold-clients");
+    const report = createReport(clock, { heldForMs: heldAt && started - heldAt });
     const outgoing = outgoingOf(record);
     const { breakpointFile: file } = config;
     const reached = (step: string, moment: string) => log.info({ migration: id, step, moment }, "at the breakpoint");
@@ -362,7 +383,10 @@ export function createHostCoordinator({
     if (!database.forwards().some(({ migration }) => migration === id))
       throw new UmsError("MIGRATION_NOT_FOUND", `Nothing is forwarded for migration ${id}.`);
     const slot = database.fact<SourceFacts>(id, "source")?.forwarding?.slot;
-    if (slot !== undefined) await removeForwarding(slot);
+    if (slot !== undefined) {
+      await removeForwarding(slot);
+      await endDatagramFlows(slot);
+    }
     database.removeForward(id);
   }
 
@@ -496,6 +520,7 @@ export function createHostCoordinator({
 
     async recoverIncoming() {
       for (const { facts } of forwardings()) if (facts.forwarding) await installForwarding(facts.forwarding);
+      await endDatagramFlows();
       await incoming.recover();
     },
 

@@ -1,4 +1,5 @@
 /** The interface of a node behind HTTP: what the other parts of its own site may ask. */
+import { createSocket } from "node:dgram";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Type } from "typebox";
@@ -6,13 +7,15 @@ import type { Arriving } from "../../approaches/orchestrator-level/node/arriving
 import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
 import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
 import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
-import { ArrivingPod, LeavingPod, NodeForwarding, PodReference } from "../../approaches/orchestrator-level/protocol.ts";
+import { ArrivingPod, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../approaches/orchestrator-level/protocol.ts";
 import { type CheckResult, Measures } from "../../approaches/protocol.ts";
 import { UmsError } from "../../errors.ts";
 import { migrationIdPattern } from "../../names.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import {
+  endDatagramFlows,
   type Forwarding,
+  holdNewConnections,
   installForwarding,
   keepForwardings,
   letThrough,
@@ -59,6 +62,7 @@ export function registerNodeRoutes(
   const actions: Record<LeavingAction, (id: string, body: LeavingPod, signal: AbortSignal) => Promise<unknown> | void> = {
     "pre-copy": (id, body, signal) => leaving.preCopy(id, body, signal),
     prepare: (id, body) => leaving.prepare(id, body),
+    "await-young": (id, { pod }) => leaving.awaitYoung(id, pod),
     hold: (_id, { pod }) => leaving.hold(pod),
     release: (_id, { pod }) => leaving.release(pod),
     freeze: (id, { pod }) => leaving.freeze(id, pod),
@@ -68,7 +72,7 @@ export function registerNodeRoutes(
     "is-lost": async (_id, { pod }) => ({ lost: await leaving.isLost(pod) }),
     transfer: (id, body, signal) => leaving.transfer(id, body, signal),
     reset: (_id, { pod }) => leaving.reset(pod),
-    kill: (_id, { pod }) => leaving.kill(pod),
+    kill: async (_id, { pod }) => ({ late: await leaving.kill(pod) }),
     discard: (id, { pod }) => leaving.discard(id, pod),
     "clean-up": (id) => leaving.cleanUp(id),
   };
@@ -111,19 +115,23 @@ export function registerNodeRoutes(
     return {};
   });
 
-  const Ports = Type.Object({ ports: Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: 256 }) }, closed);
-  app.post<{ Body: { ports: number[] } }>("/node/led", { schema: { body: Ports } }, async (request) => {
-    await Promise.all(request.body.ports.map((port) => expectLed({ host: address, port })));
+  const Ports = Type.Object({ ports: Type.Array(PublishedPort, { maxItems: 256 }) }, closed);
+  app.post<{ Body: { ports: PublishedPort[] } }>("/node/led", { schema: { body: Ports } }, async (request) => {
+    await Promise.all(request.body.ports.map((port) => expectLed(address, port)));
     return {};
   });
 
   const forwarding: Record<(typeof forwardingActions)[number], (forwarding: NodeForwarding) => Promise<void>> = {
-    wait: ({ slot }) => makeWaitingPlace(slot),
-    install: async (wanted) => installForwarding(await resolved(wanted)),
+    wait: async (wanted) => makeWaitingPlace(await resolved(wanted)),
+    hold: async (wanted) => holdNewConnections(await resolved(wanted)),
     "let-through": async (wanted) => letThrough(await resolved(wanted)),
+    lead: async (wanted) => installForwarding(await resolved(wanted)),
     "end-wait": ({ slot }) => removeWaitingPlace(slot),
     withdraw: ({ slot }) => withdrawForwarding(slot),
-    remove: ({ slot }) => removeForwarding(slot),
+    remove: async ({ slot }) => {
+      await removeForwarding(slot);
+      await endDatagramFlows(slot);
+    },
   };
   for (const action of forwardingActions) {
     app.post<{ Body: NodeForwarding }>(`/node/forwarding/${action}`, { schema: { body: NodeForwarding } }, async (request) => {
@@ -139,10 +147,11 @@ export function registerNodeRoutes(
 }
 
 /** The same forwarding, as this node would lead it. */
-async function resolved({ slot, to, ports }: NodeForwarding): Promise<Forwarding> {
+async function resolved({ slot, to, ports, leaving }: NodeForwarding): Promise<Forwarding> {
   return {
     slot,
-    ports: ports.map(({ address, port, toPort }) => ({ hostIp: address, hostPort: port, protocol: "tcp", toPort })),
+    leaving,
+    ports: ports.map(({ address, port, ...led }) => ({ hostIp: address, hostPort: port, ...led })),
     ...(await wayTo(to)),
   };
 }
@@ -151,15 +160,31 @@ const ledMs = 15_000;
 const silentMs = 300;
 
 /** kube-proxy refuses for a Service whose endpoint it hasn't seen yet. Once it leads to the pod, the hold there is silent. */
-async function expectLed({ host, port }: { host: string; port: number }): Promise<void> {
+async function expectLed(host: string, { port, protocol }: PublishedPort): Promise<void> {
   for (const until = Date.now() + ledMs; Date.now() < until; await sleep(50)) {
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    const socket = connect({ host, port });
-    socket.setTimeout(silentMs, () => resolve(true));
-    socket.on("error", () => resolve(false)).on("connect", () => resolve(true));
-    const led = await promise;
-    socket.destroy();
-    if (led) return;
+    if (!(await (protocol === "tcp" ? isRefused : isDatagramRefused)(host, port))) return;
   }
-  throw new UmsError("TIMED_OUT", `Port ${port} of the node does not lead to the pod: does kube-proxy run?`);
+  throw new UmsError("TIMED_OUT", `Port ${port}/${protocol} of the node does not lead to the pod: does kube-proxy run?`);
+}
+
+async function isRefused(host: string, port: number): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect({ host, port });
+  socket.setTimeout(silentMs, () => resolve(false));
+  socket.on("error", () => resolve(true)).on("connect", () => resolve(false));
+  const refused = await promise;
+  socket.destroy();
+  return refused;
+}
+
+/** By the ICMP message that a datagram is answered with. */
+async function isDatagramRefused(host: string, port: number): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = createSocket("udp4").on("error", () => resolve(true));
+  socket.connect(port, host, () => socket.send(""));
+  const timer = setTimeout(() => resolve(false), silentMs);
+  const refused = await promise;
+  clearTimeout(timer);
+  socket.close();
+  return refused;
 }

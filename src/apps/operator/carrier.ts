@@ -34,7 +34,7 @@ export type CarrierParts = Readonly<{
   cluster: Cluster;
   sites: Sites;
   interfaces: Interfaces;
-  takeSlot: Forwardings["takeSlot"];
+  forwardings: Pick<Forwardings, "takeSlot" | "endEarlier">;
   limits: Readonly<{ preflightMs: number; reserveMs: number; transferMs: number; restoreMs: number; requestMs: number }>;
   /** For tests: objects may have {@link breakpointAnnotation}. */
   breakpoints: boolean;
@@ -72,7 +72,7 @@ type Restore = Readonly<{ namespace: string; pod: string; rescued: Rescued; atte
 type Ended = { outcome: "succeeded" | "rolledBack"; cause?: Error; report: Report | undefined };
 
 export function createCarrier(parts: CarrierParts): Carrier {
-  const { cluster, sites, interfaces, takeSlot, limits, log, signal, owner } = parts;
+  const { cluster, sites, interfaces, forwardings, limits, log, signal, owner } = parts;
 
   async function run(object: MigrationObject, turn: Turn): Promise<void> {
     const { namespace = "default", name = "" } = object.metadata;
@@ -134,7 +134,9 @@ export function createCarrier(parts: CarrierParts): Carrier {
     const isOwnSite = site.name === sites.ownName;
     const peerHost = () => parseAddress(site.addresses[0] ?? "").host;
     const plan = { id, service: object.spec.pod, destination: site.name };
-    const report = createReport(() => performance.now());
+    const { startedAt, undoneAt } = record.opened.status?.journal?.steps["hold-clients"] ?? {};
+    const heldForMs = startedAt === undefined || undoneAt !== undefined ? undefined : Date.now() - Date.parse(startedAt);
+    const report = createReport(() => performance.now(), { heldForMs });
     const factsAs = <F extends { need: { memoryBytes: number } }>(name: string) => ({
       get: () => record.fact(name) as F | undefined,
       async set(facts: F) {
@@ -167,7 +169,18 @@ export function createCarrier(parts: CarrierParts): Carrier {
           nodes: async () => interfaces.all(),
           wanted: { name: object.spec.rename, node: wantedNode },
           peerHost,
-          takeSlot: () => takeSlot(object.metadata.uid ?? ""),
+          takeSlot: () => forwardings.takeSlot(object.metadata.uid ?? ""),
+          endEarlierForwardings: (pod) => forwardings.endEarlier({ namespace, pod }),
+          late(connections) {
+            // A kubelet's probe comes by the service's own address, too.
+            if (connections > 0) log.info({ migration: id, connections }, "connections to the service's own address could not be held");
+          },
+          owner: {
+            apiVersion: migrations.apiVersion,
+            kind: migrations.kind,
+            name: object.metadata.name ?? "",
+            uid: object.metadata.uid ?? "",
+          },
           facts: factsAs<PodFacts>("source"),
           restoreRescued: (pod, rescued) => restoreRescued({ namespace, pod, rescued, attempt: 1 }),
           measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),

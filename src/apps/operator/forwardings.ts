@@ -1,12 +1,16 @@
-/** The ways by which the nodes lead clients of pods that have moved: each is kept as long as its Migration, or until the pod is back. */
+/**
+ * The ways by which the nodes lead clients of pods that have moved: each is kept as long as its Migration, or until the pod is
+ * back, and no longer than the Services by which the clients come.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
-import type { PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { ledPorts, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
+import { proxyLagMs, readyCondition, restoreAnnotation, type ServicePort } from "../../approaches/orchestrator-level/pod.ts";
 import { UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
-import { pods } from "../../platforms/kubernetes/kinds.ts";
+import { type Pod, pods, type Service, services } from "../../platforms/kubernetes/kinds.ts";
 import { isSource, migrationFinalizer, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 
 type Parts = Readonly<{
@@ -22,6 +26,10 @@ type Parts = Readonly<{
 export type Forwardings = Readonly<{
   /** @param uid of the Migration @throws UmsError SITE_BUSY */
   takeSlot(uid: string): Promise<number>;
+  /** Ends what earlier migrations of a pod of this name keep: it is here again, if nobody has noticed yet. */
+  endEarlier(where: { namespace: string; pod: string }): Promise<void>;
+  /** Ends, until the signal aborts, what leads to addresses that a Service has lost: the API server gives them to others. */
+  followServices(): Promise<void>;
   /** Removes what a Migration that is being deleted has kept, and lets its object go. */
   forget(object: MigrationObject): Promise<void>;
   /** What has to be done from time to time. */
@@ -29,13 +37,34 @@ export type Forwardings = Readonly<{
 }>;
 
 const slots = 250;
-/** What kube-proxy takes to follow a pod that has become Ready. */
-const proxyLagMs = 2_000;
+/** A pod that somebody has made in place of one that has moved is found within this time. */
+const lookEveryMs = 10_000;
 
 const sourceOf = ({ status }: MigrationObject) => status?.facts?.["source"] as PodFacts | undefined;
 /** Nothing is forwarded of it any more. */
 const isUndone = ({ status }: MigrationObject) => status?.endedAt !== undefined && status.phase !== "Succeeded";
 const slotOf = (object: MigrationObject) => (isUndone(object) ? undefined : sourceOf(object)?.forwarding?.slot);
+/** Whether it leads clients, and has ended: one that has not is its carrier's. */
+const isKept = (object: MigrationObject) => object.status?.phase === "Succeeded" && sourceOf(object)?.forwarding !== undefined;
+/** What a pod that has moved is called in this cluster, once it is back or is here under another name. */
+const nameHere = ({ spec: { pod, destination, rename } }: MigrationObject, siteName: string) =>
+  destination === siteName ? (rename ?? pod) : pod;
+
+/** The ways by which clients still come to the very same Service's port. */
+function waysLeft({ uid, port, protocol, ...known }: ServicePort, all: readonly Service[]): ReturnType<typeof ledPorts> {
+  const spec = all.find(({ metadata }) => metadata?.uid === uid)?.spec;
+  const now = spec?.ports?.find((each) => each.port === port && (each.protocol ?? "TCP") === protocol.toUpperCase());
+  if (!spec || !now) return [];
+  const { clusterIp, nodePort, ...kept } = known;
+  return ledPorts({
+    ...kept,
+    uid,
+    port,
+    protocol,
+    ...(clusterIp !== undefined && clusterIp === spec.clusterIP ? { clusterIp } : {}),
+    ...(nodePort !== undefined && nodePort === now.nodePort ? { nodePort } : {}),
+  });
+}
 
 export function createForwardings({ cluster, interfaces, siteName, known, log, signal }: Parts): Forwardings {
   let busy: Promise<void> = Promise.resolve();
@@ -46,6 +75,10 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
   const installed = new Map<string, WeakSet<NodeClient>>();
   /** Nodes that have no forwarding whose Migration is gone: from here on they are told. */
   const swept = new WeakSet<NodeClient>();
+  /** By Migration: when its pod was last looked for. */
+  const lookedAt = new Map<string, number>();
+  /** Namespaces whose Services have changed. */
+  const changed = new Set<string>();
 
   async function forget(object: MigrationObject): Promise<void> {
     const { namespace = "default", name = "", uid = "", finalizers = [] } = object.metadata;
@@ -56,8 +89,7 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     // Whoever was a moment earlier has done it.
     if (await cluster.get(migrations, name, { namespace, signal }))
       await cluster.patch(migrations, name, { metadata: { finalizers: kept } }, { namespace, signal });
-    taken.delete(uid);
-    installed.delete(uid);
+    for (const each of [taken, installed, lookedAt]) each.delete(uid);
   }
 
   /** A node that was down, or not known yet, has not heard of the end of every forwarding. */
@@ -76,43 +108,99 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     const done = installed.get(uid) ?? new WeakSet();
     installed.set(uid, done);
     for (const node of interfaces.all().filter((each) => !done.has(each))) {
-      await node.forwarding("let-through", forwarding);
+      await node.forwarding("lead", forwarding);
       done.add(node);
     }
   }
 
-  /** The pod's name in this cluster once it is back, or is here under another name. */
-  function nameHere(object: MigrationObject): string | undefined {
-    const { pod, destination, rename } = object.spec;
-    if (destination === siteName) return rename ?? pod;
-    const isBack = known().some(
-      ({ spec, status, metadata }) =>
-        spec.role === "Destination" &&
-        status?.phase === "Succeeded" &&
-        spec.pod === pod &&
-        metadata.namespace === object.metadata.namespace &&
-        (status.endedAt ?? "") > (object.status?.endedAt ?? ""),
+  /** Whether a migration has brought the pod back since. */
+  const isBack = ({ metadata, spec, status }: MigrationObject) =>
+    known().some(
+      (other) =>
+        other.spec.role === "Destination" &&
+        other.status?.phase === "Succeeded" &&
+        other.spec.pod === spec.pod &&
+        other.metadata.namespace === metadata.namespace &&
+        (other.status.endedAt ?? "") > (status?.endedAt ?? ""),
     );
-    return isBack ? pod : undefined;
+
+  /** The pod, or one that somebody has made in its place. */
+  async function podHere(object: MigrationObject): Promise<Pod | undefined> {
+    const { uid = "", namespace } = object.metadata;
+    const isDue = Date.now() - (lookedAt.get(uid) ?? 0) > lookEveryMs;
+    if (!isDue && object.spec.destination !== siteName && !isBack(object)) return undefined;
+    lookedAt.set(uid, Date.now());
+    const pod = await cluster.get(pods, nameHere(object, siteName), { namespace, signal });
+    return pod?.metadata?.uid === sourceOf(object)?.uid ? undefined : pod;
+  }
+
+  /** Connections that took the way keep it. */
+  async function drop(object: MigrationObject): Promise<void> {
+    const { forwarding, ...rest } = sourceOf(object) ?? {};
+    if (!forwarding) return;
+    await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
+    await letServicesGo(object);
+    await note(object, rest);
+  }
+
+  /** Those that would have gone with the pod if this had not led clients who come by them: garbage collection takes them now. */
+  async function letServicesGo({ metadata: { uid, namespace } }: MigrationObject): Promise<void> {
+    const { items } = await cluster.list(services, { namespace, signal });
+    for (const { metadata = {} } of items) {
+      const owners = metadata.ownerReferences ?? [];
+      const ownerReferences = owners.filter((owner) => owner.uid !== uid);
+      if (ownerReferences.length < owners.length)
+        await cluster.patch(services, metadata.name ?? "", { metadata: { ownerReferences } }, { namespace, signal });
+    }
+  }
+
+  async function note({ metadata: { namespace, name = "" } }: MigrationObject, facts: Partial<PodFacts>): Promise<void> {
+    const patch = [{ op: "replace", path: "/status/facts/source", value: facts }] as const;
+    if (await cluster.get(migrations, name, { namespace, signal }))
+      await cluster.patch(migrations, name, patch, { namespace, subresource: "status", signal });
   }
 
   /**
    * A pod that is here is found by its own Services again, as soon as it is Ready: then the way to where it was isn't needed
-   * any more. Connections that took it keep it. @returns whether it was removed
+   * any more. @returns whether it was removed
    */
   async function reclaim(object: MigrationObject): Promise<boolean> {
-    const { forwarding, ...rest } = sourceOf(object) ?? {};
-    const pod = nameHere(object);
-    if (!forwarding || pod === undefined) return false;
-    const { namespace, name = "" } = object.metadata;
-    const found = await cluster.get(pods, pod, { namespace, signal });
-    if (!found?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")) return false;
+    const found = await podHere(object);
+    if (!found || found.metadata?.annotations?.[restoreAnnotation] !== undefined || readyCondition(found)?.status !== "True") return false;
     await sleep(proxyLagMs, undefined, { signal });
-    await Promise.all(interfaces.all().map((node) => node.forwarding("remove", forwarding)));
-    const patch = [{ op: "replace", path: "/status/facts/source", value: rest }] as const;
-    await cluster.patch(migrations, name, patch, { namespace, subresource: "status", signal });
-    log.info({ pod, namespace }, "the pod is back: nothing is forwarded any more");
+    await drop(object);
+    log.info({ pod: found.metadata?.name, namespace: object.metadata.namespace }, "the pod is back: nothing is forwarded any more");
     return true;
+  }
+
+  /** Leads by those ports alone that the same Services still have. */
+  async function retain(object: MigrationObject, all: readonly Service[]): Promise<void> {
+    const facts = sourceOf(object);
+    if (!facts?.forwarding) return;
+    const there = facts.ports.flatMap((port) => waysLeft(port, all));
+    const ports = facts.forwarding.ports.filter((led) =>
+      there.some(({ address, port, protocol }) => address === led.address && port === led.port && protocol === led.protocol),
+    );
+    if (ports.length === facts.forwarding.ports.length) return;
+    log.info(
+      { pod: facts.name, namespace: facts.namespace, ports },
+      "a Service has gone, or has other addresses: its clients are not led any more",
+    );
+    if (ports.length === 0) return await drop(object);
+    const forwarding = { ...facts.forwarding, ports };
+    await Promise.all(interfaces.all().map((node) => node.forwarding("lead", forwarding)));
+    await note(object, { ...facts, forwarding });
+  }
+
+  async function retainChanged(): Promise<void> {
+    const namespaces = [...changed];
+    changed.clear();
+    for (const namespace of namespaces) {
+      const kept = known().filter((object) => isSource(object) && isKept(object) && object.metadata.namespace === namespace);
+      if (kept.length === 0) continue;
+      const { items } = await cluster.list(services, { namespace, signal });
+      for (const object of kept) await retain(object, items);
+    }
   }
 
   return {
@@ -128,22 +216,36 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
       }
       throw new UmsError("SITE_BUSY", `This cluster keeps ${slots} forwardings.`);
     },
+    endEarlier: ({ namespace, pod }) =>
+      inTurn(async () => {
+        const isIts = (object: MigrationObject) => object.metadata.namespace === namespace && nameHere(object, siteName) === pod;
+        for (const object of known().filter((each) => isSource(each) && isKept(each) && isIts(each))) await drop(object);
+      }),
+    async followServices() {
+      for await (const { object } of cluster.watch(services, { namespace: undefined, signal })) {
+        // Many change at once, at the start.
+        if (changed.size === 0) setTimeout(() => void inTurn(retainChanged).catch(complain("changed Services could not be followed")), 20);
+        changed.add(object.metadata?.namespace ?? "");
+      }
+    },
     forget: (object) => inTurn(() => forget(object)),
     async tend() {
       for (const node of interfaces.all().filter((each) => !swept.has(each))) {
-        sweeping = inTurn(() => sweep(node)).catch((cause: unknown) => {
-          if (!signal.aborted) log.warn({ node: node.node, cause }, "a node's forwardings could not be looked through");
-        });
+        sweeping = inTurn(() => sweep(node)).catch(complain("a node's forwardings could not be looked through", { node: node.node }));
         await sweeping;
       }
       // What has arrived is the coordinator's.
       for (const { metadata } of known().filter(isSource)) {
-        await inTurn(() => tendTo(metadata.uid)).catch((cause: unknown) => {
-          if (!signal.aborted) log.warn({ migration: metadata.name, cause }, "a forwarding could not be tended to");
-        });
+        await inTurn(() => tendTo(metadata.uid)).catch(complain("a forwarding could not be tended to", { migration: metadata.name }));
       }
     },
   };
+
+  function complain(what: string, details: object = {}): (cause: unknown) => void {
+    return (cause) => {
+      if (!signal.aborted) log.warn({ ...details, cause }, what);
+    };
+  }
 
   /** What is removed must not be installed again meanwhile. */
   function inTurn(act: () => Promise<void>): Promise<void> {

@@ -35,7 +35,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
   const known = () => [...objects.values()];
   const sites = createSites(trust, parts);
   const forwardings = createForwardings({ cluster, interfaces, siteName: trust.siteName, known, log, signal });
-  const carrier = createCarrier({ ...parts, sites, takeSlot: forwardings.takeSlot, signal, owner });
+  const carrier = createCarrier({ ...parts, sites, forwardings, signal, owner });
 
   /** What an earlier instance has begun holds or may hold a service, so it doesn't wait for its turn. */
   const isBegun = (key: string) => objects.get(key)?.status?.owner !== undefined;
@@ -105,6 +105,7 @@ export async function operate(parts: OperatorParts, { signal, owner }: { signal:
       await act().catch((cause: unknown) => signal.aborted || log.warn({ cause }, "what is done from time to time has failed"));
   };
   void every(tendEveryMs, forwardings.tend);
+  void forwardings.followServices();
   void every(orphansEveryMs, () => collectOrphans({ ...parts, sites, known, signal }));
   for await (const { type, object } of cluster.watch(migrations, {
     namespace: undefined,

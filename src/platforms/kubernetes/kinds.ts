@@ -33,8 +33,9 @@ export type Metadata = {
   finalizers?: string[];
   labels?: { [key: string]: string };
   annotations?: { [key: string]: string };
-  ownerReferences?: { apiVersion: string; kind: string; name: string; uid: string }[];
+  ownerReferences?: OwnerReference[];
 };
+export type OwnerReference = { apiVersion: string; kind: string; name: string; uid: string };
 export type KubernetesObject = { apiVersion?: string; kind?: string; metadata?: Metadata };
 
 /** Where the objects of one kind are found; the type of such an object comes with it. */

@@ -117,7 +117,7 @@ describe("least privilege:", () => {
       "cluster: get list delete /pods",
       "cluster: get /namespaces",
       "cluster: get /nodes",
-      "cluster: list /services",
+      "cluster: list watch patch /services",
       "cluster: create /events",
       "cluster: get list watch create patch ums.dev/migrations",
       "cluster: patch ums.dev/migrations/status",

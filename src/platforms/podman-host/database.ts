@@ -62,6 +62,9 @@ export type Database = Readonly<{
   /** Forgets a migration and all that belongs to it. */
   remove(id: string): void;
 
+  /** When the start of a step was journalled, in milliseconds since the epoch; undefined where it was not, or the step is undone. */
+  stepStartedAt(migration: string, step: string): number | undefined;
+
   /** A small thing that an adapter has to know again after a crash. */
   fact<Value>(migration: string, key: string): Value | undefined;
   facts(migration: string): Readonly<Record<string, unknown>>;
@@ -210,6 +213,11 @@ export function openDatabase(path: string): Database {
       return mustGet(id);
     },
     remove: (id) => connection.write(() => void run("DELETE FROM migrations WHERE id = ?", id), { durable: true }),
+
+    stepStartedAt(migration, step) {
+      const row = one("SELECT started_at FROM steps WHERE migration = ? AND step = ? AND undone_at IS NULL", migration, step);
+      return row && row["started_at"] !== null ? Date.parse(row["started_at"] as string) : undefined;
+    },
 
     fact<Value>(migration: string, key: string) {
       const row = one("SELECT value FROM facts WHERE migration = ? AND key = ?", migration, key);

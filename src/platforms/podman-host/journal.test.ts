@@ -112,3 +112,19 @@ test("an unknown migration has no journal", () => {
     database.close();
   }
 });
+
+test("how long clients have been held is known after a crash, until their hold is undone", async () => {
+  const path = join(directory, "ums.db");
+  const database = openDatabase(path);
+  database.create(request);
+  const journal = openJournal(database, request.id);
+  expect(database.stepStartedAt(request.id, "hold-clients")).toBeUndefined();
+  const before = Date.now();
+  await journal.start("hold-clients");
+  database.close();
+  const later = openDatabase(path);
+  expect(later.stepStartedAt(request.id, "hold-clients")).toBeGreaterThanOrEqual(before);
+  await openJournal(later, request.id).undone("hold-clients");
+  expect(later.stepStartedAt(request.id, "hold-clients")).toBeUndefined();
+  later.close();
+});

@@ -30,7 +30,7 @@ import {
 } from "../../../checkpoint/shim.ts";
 import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
-import { holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
+import { addressesIn, holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
 import { receive, type Sink } from "../../../transfer/channel.ts";
 import { imageSlackBytes, makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
 import { fileSink } from "../../../transfer/sink.ts";
@@ -431,12 +431,7 @@ const copy = (source: Buffer, target: Buffer, ...options: string[]) =>
 
 /** The pod's own address, which its network's plug-in has given it. */
 async function addressIn(namespace: string): Promise<string> {
-  const { stdout } = await execa("nsenter", [`--net=${namespace}`, "--", "ip", "-json", "-4", "address", "show", "scope", "global"], {
-    stdin: "ignore",
-    timeout: 10_000,
-  });
-  const links = JSON.parse(stdout) as { addr_info: { local?: string }[] }[];
-  const address = links.flatMap(({ addr_info }) => addr_info.map(({ local }) => local)).find(Boolean);
+  const [address] = await addressesIn(namespace);
   if (address === undefined) throw new UmsError("UNSUPPORTED_SETTING", "The pod has no IPv4 address.");
   return address;
 }

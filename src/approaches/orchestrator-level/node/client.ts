@@ -1,6 +1,6 @@
 /** How coordinator and operator call the interface of a node. */
 import type { CheckResult, Measures } from "../../protocol.ts";
-import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference } from "../protocol.ts";
+import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../protocol.ts";
 import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../snapshot.ts";
 import type { ArrivalState } from "./arriving.ts";
 import type { Taken } from "./snapshots.ts";
@@ -19,7 +19,7 @@ export type NodeClient = Readonly<{
     action: LeavingAction,
     leaving: LeavingPod,
     options?: { signal?: AbortSignal; timeoutMs?: number },
-  ): Promise<{ bytesSent?: number; parts?: Record<string, number>; lost?: boolean }>;
+  ): Promise<{ bytesSent?: number; parts?: Record<string, number>; lost?: boolean; late?: number }>;
   announce(id: string, pod: ArrivingPod): Promise<void>;
   arm(id: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ podAddress: string }>;
   restore(id: string, options: { timeoutMs: number }): Promise<void>;
@@ -27,7 +27,7 @@ export type NodeClient = Readonly<{
   takeOver(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
   destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
   /** Resolves when connections to these ports of the node are led to a pod: kube-proxy takes a moment to follow. */
-  expectLed(ports: readonly number[]): Promise<void>;
+  expectLed(ports: readonly PublishedPort[]): Promise<void>;
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;
   /** Ends all forwardings of the node but those in these slots. */
   keepForwardings(slots: readonly number[]): Promise<void>;
@@ -44,6 +44,7 @@ export type NodeClient = Readonly<{
 export const leavingActions = [
   "pre-copy",
   "prepare",
+  "await-young",
   "hold",
   "release",
   "freeze",
@@ -59,5 +60,5 @@ export const leavingActions = [
 ] as const;
 export type LeavingAction = (typeof leavingActions)[number];
 
-export const forwardingActions = ["wait", "install", "let-through", "end-wait", "withdraw", "remove"] as const;
+export const forwardingActions = ["wait", "hold", "let-through", "lead", "end-wait", "withdraw", "remove"] as const;
 export type ForwardingAction = (typeof forwardingActions)[number];

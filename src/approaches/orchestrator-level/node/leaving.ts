@@ -24,7 +24,8 @@ import { codeFrom, UmsError } from "../../../errors.ts";
 import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";
 import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
-import { holdNamespace, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
+import { holdNamespace, lateConnections, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
+import { awaitYoungConnections, openConnections } from "../../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { sendWhileDumped } from "../../../transfer/memory.ts";
@@ -53,6 +54,8 @@ export type Leaving = Readonly<{
   preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<void>;
   /** Makes room for the dump, and sees to it that no container of the pod starts again from here on. */
   prepare(id: string, leaving: LeavingPod): Promise<void>;
+  /** Lets connections end that were opened a moment ago, for a moment: while new ones are held back. */
+  awaitYoung(id: string, pod: PodOnNode): Promise<void>;
   hold(pod: PodOnNode): Promise<void>;
   release(pod: PodOnNode): Promise<void>;
   /** A repeated request joins the first. */
@@ -68,8 +71,8 @@ export type Leaving = Readonly<{
   transfer(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
   /** Tells the connections of the pod that they have ended. */
   reset(pod: PodOnNode): Promise<void>;
-  /** Kills every task of the pod before it can run again. */
-  kill(pod: PodOnNode): Promise<void>;
+  /** Kills every task of the pod before it can run again. @returns how many connections its hold has dropped */
+  kill(pod: PodOnNode): Promise<number>;
   discard(id: string, pod: PodOnNode): Promise<void>;
   cleanUp(id: string): Promise<void>;
   close(): void;
@@ -83,6 +86,8 @@ type Session = {
   files: FileSender;
   sender?: Sender;
   imageDirectory?: string;
+  /** Connections that were open before the hold. */
+  opened?: ReadonlySet<string>;
   /** What is at work, and ends when nobody wants it any more; it has settled when the promise resolves. */
   freeze?: { giveUp: AbortController; ended: Promise<void> };
   transfer?: { giveUp: AbortController; ended: Promise<void> };
@@ -228,6 +233,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
       const data = await connect(id, target, signal);
       await sendLogs(sessionOf(id).files, pod, data);
       const { early } = await treesOf(pod);
+      const [first] = pod.containers;
+      if (first) sessionOf(id).opened = await openConnections(first.pid);
       await sessionOf(id).files.live(data, early, { flushMs: limits.transferMs, signal });
     },
 
@@ -237,6 +244,9 @@ export function createLeaving(parts: LeavingParts): Leaving {
       await markHeld(pod);
     },
 
+    async awaitYoung(id, { containers: [first] }) {
+      if (first) await awaitYoungConnections(first.pid, { before: sessionOf(id).opened ?? new Set() });
+    },
     hold: ({ network }) => holdNamespace(network),
     release: ({ network }) => releaseNamespace(network),
 
@@ -282,10 +292,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
     async kill(pod) {
       await expectDoomed(pod);
+      const late = await lateConnections(pod.network);
       const group = groupOf(pod);
       for (const until = Date.now() + killMs; ;) {
         // Its deletion has reached the kubelet, or the API server alone: neither starts a pod that is being deleted.
-        if ((await processesIn(group).catch(() => [])).length === 0) return await allowStarts(pod);
+        if ((await processesIn(group).catch(() => [])).length === 0) {
+          await allowStarts(pod);
+          return late;
+        }
         await killGroup(group).catch(ignoreGone);
         for (const each of [group, ...pod.containers.map(({ freezer }) => freezer)]) await setFrozen(each, false).catch(ignoreGone);
         if (Date.now() > until) throw new UmsError("TIMED_OUT", "The frozen copy's tasks do not end.");

@@ -430,7 +430,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       },
       async kill(pod) {
         expectGoing(pod);
-        await real.kill(pod);
+        return await real.kill(pod);
       },
       async cleanUp(id) {
         leaving.delete(id);
