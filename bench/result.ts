@@ -42,7 +42,7 @@ export function printSteps(results: readonly Result[]): void {
   }
 }
 
-function spread(values: readonly number[]): Spread {
+export function spread(values: readonly number[]): Spread {
   const sorted = values.toSorted((a, b) => a - b);
   const at = (index: number) => Math.round(sorted[index] ?? 0);
   return { median: at(Math.floor((sorted.length - 1) / 2)), min: at(0), max: at(sorted.length - 1) };

@@ -72,6 +72,65 @@ async function started<Report>(starting: Promise<RunningProcess>): Promise<BusyC
   };
 }
 
+/** What all clients met since the last look, and for how long they may have been held meanwhile. */
+export type Served = Readonly<{
+  heldMs: number;
+  attempts: readonly (Attempts & Readonly<{ where: string }>)[];
+  flows: readonly (Flow & Readonly<{ where: string }>)[];
+}>;
+
+/** Clients by where they are. */
+export type Crowd = Readonly<{
+  clients: Map<string, BusyClient<Attempts>>;
+  flows: Map<string, BusyClient<Flow>>;
+  /** Lets them go on for a moment, so that an attempt that hangs shows. */
+  look(heldMs: number): Promise<Served>;
+}>;
+
+export function createCrowd(): Crowd {
+  const clients = new Map<string, BusyClient<Attempts>>();
+  const flows = new Map<string, BusyClient<Flow>>();
+  const reports = <Report>(of: ReadonlyMap<string, BusyClient<Report>>) =>
+    Promise.all([...of].map(async ([where, client]) => ({ where, ...(await client.report()) })));
+  return {
+    clients,
+    flows,
+    async look(heldMs) {
+      await sleep(1_500);
+      return { heldMs, attempts: await reports(clients), flows: await reports(flows) };
+    },
+  };
+}
+
+/** What a client's own work, and a test's machine, may add to the hold. */
+const graceMs = 1_000;
+
+/** @returns in words what no client should meet; none: all were served as they should be */
+export function complaints({ heldMs, attempts, flows }: Served): string[] {
+  const said = (where: string, what: string) => `${where}: ${what} (held for ${Math.round(heldMs)} ms)`;
+  return [
+    ...attempts.flatMap(({ where, succeeded, failures, slowestMs, slowestPhase }) => [
+      ...failures.map((failure) => said(where, JSON.stringify(failure))),
+      ...(succeeded > 20 ? [] : [said(where, `${succeeded} attempts succeeded`)]),
+      ...(slowestMs < heldMs + graceMs ? [] : [said(where, `${slowestMs} ms for its ${slowestPhase}`)]),
+    ]),
+    ...flows.flatMap(({ where, longestGapMs, sinceLastAnswerMs }) => [
+      ...(longestGapMs < heldMs + graceMs ? [] : [said(where, `no datagram came back for ${longestGapMs} ms`)]),
+      ...(sinceLastAnswerMs < 500 ? [] : [said(where, `the last datagram came back ${sinceLastAnswerMs} ms ago`)]),
+    ]),
+  ];
+}
+
+/** How long each client's slowest attempt took, beside the hold. */
+export function slowest({ heldMs, attempts, flows }: Served): string {
+  const each = attempts.map(({ where, slowestMs, succeeded }) => `${where} ${slowestMs} ms of ${succeeded}`);
+  return [
+    `held for ${Math.round(heldMs)} ms`,
+    ...each,
+    ...flows.map(({ where, longestGapMs }) => `datagrams ${where} ${longestGapMs} ms`),
+  ].join("; ");
+}
+
 const say = (event: object) => console.log(JSON.stringify(event));
 
 /** @returns what reports since the last call */

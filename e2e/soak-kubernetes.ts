@@ -5,9 +5,11 @@
  *     npm run soak:kubernetes                          all of it
  *     npm run soak:kubernetes -- matrix "the link"     the cases whose names match the regular expressions
  *     npm run soak:kubernetes -- edge "^cluster to host: ums serve"   the same of those between a cluster and a host
- *     npm run soak:kubernetes -- steps | trips | crowd
+ *     npm run soak:kubernetes -- steps | trips | crowd | clients
  */
 import { setUp } from "../setup/setup.ts";
+import { complaints, slowest } from "./busy-client.ts";
+import { type BusyPod, createBusyPod } from "./busy-pod.ts";
 import { personIn } from "./cluster-people.ts";
 import { allEdgeCases, createEdgeGround, type EdgeGround } from "./edge-disturbance.ts";
 import { nameOf, type Tried } from "./disturbance.ts";
@@ -17,6 +19,7 @@ import { redisImage, redisImageName } from "./redis-pod.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const rounds = 30;
+const hops = 20;
 const crowd = 20;
 const counts = { passed: 0, failed: 0, skipped: 0 };
 
@@ -46,6 +49,14 @@ async function run<Ground extends AsyncDisposable>(
     }
   }
   await ground?.[Symbol.asyncDispose]();
+}
+
+/** @throws Error naming what a client has met that none should meet */
+async function hopServed(busy: BusyPod): Promise<Tried> {
+  const met = await busy.hop();
+  const wrong = [...complaints(met), ...(await busy.late())];
+  if (wrong.length > 0) throw new Error(wrong.join("\n  "));
+  return { outcome: slowest(met), disturbed: true };
 }
 
 /** @throws Error naming what a migration has left behind */
@@ -102,6 +113,11 @@ const whole: Attempt<ClusterGround>[] = [
   ...(asked("all", "crowd") ? [{ name: `${crowd} pods at once`, action: moveCrowd }] : []),
 ];
 
+const clients = Array.from({ length: asked("all", "clients") ? hops : 0 }, (_, at) => ({
+  name: `hop ${at + 1} of a busy pod`,
+  action: hopServed,
+}));
+
 await setUp();
 await redisImage();
 // Most of a case is waiting: two sets of clusters take turns with the machine.
@@ -109,5 +125,6 @@ const [queue, edgeQueue] = [matrix.values(), edge.values()];
 await Promise.all([run(queue, createClusterGround), run(queue, createClusterGround)]);
 await Promise.all([run(edgeQueue, createEdgeGround), run(edgeQueue, createEdgeGround)]);
 await run(whole.values(), createClusterGround);
+await run(clients.values(), createBusyPod);
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exitCode = counts.failed === 0 ? 0 : 1;

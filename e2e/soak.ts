@@ -1,28 +1,30 @@
 /**
- * The long test: every step × both moments × every victim, round trips, and many migrations at once.
+ * The long test: every step × both moments × every victim, round trips, many migrations at once, and clients that never pause.
  *
  *     npm run soak                          all of it
  *     npm run soak -- matrix "the link"     the cases whose names contain the words
- *     npm run soak -- steps | trips | crowd
+ *     npm run soak -- steps | trips | crowd | clients
  */
-import { bundle } from "../setup/bundle.ts";
+import { setUp } from "../setup/setup.ts";
+import { complaints, slowest } from "./busy-client.ts";
+import { type BusyService, createBusyService } from "./busy-service.ts";
+import { buildImages } from "./images.ts";
 import { createGround, type Ground, moments, onePerStep, moved, nameOf, steps, type Tried, victims } from "./disturbance.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const trips = 20;
+const hops = 20;
 let passed = 0;
 let failed = 0;
 let skipped = 0;
 
-let ground: Ground | undefined;
-/** After a failure hosts may hold anything, so the next case gets new ones. */
-async function attempt(name: string, action: (ground: Ground) => Promise<string | Tried>): Promise<void> {
+/** Counts and tells one attempt. @returns whether it has not failed */
+async function tell(name: string, action: () => Promise<string | Tried>): Promise<boolean> {
   const startedAt = performance.now();
   const say = (mark: string, text: string) =>
     console.log(`${mark} ${name}: ${text} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
   try {
-    ground ??= await createGround({ configuration: { maxConcurrentMigrations: 3 } });
-    const result = await action(ground);
+    const result = await action();
     if (typeof result === "object" && !result.disturbed) {
       skipped++;
       say("skipped", `${result.outcome}, nothing to kill at this step`);
@@ -30,15 +32,39 @@ async function attempt(name: string, action: (ground: Ground) => Promise<string 
       passed++;
       say("ok     ", typeof result === "object" ? result.outcome : result);
     }
+    return true;
   } catch (error) {
     failed++;
     say("FAILED ", error instanceof Error ? error.message : String(error));
-    await ground?.[Symbol.asyncDispose]();
-    ground = undefined;
+    return false;
   }
 }
 
-await bundle();
+let ground: Ground | undefined;
+async function leaveGround(): Promise<void> {
+  await ground?.[Symbol.asyncDispose]();
+  ground = undefined;
+}
+
+/** After a failure hosts may hold anything, so the next case gets new ones. */
+async function attempt(name: string, action: (ground: Ground) => Promise<string | Tried>): Promise<void> {
+  const isGood = await tell(name, async () => {
+    ground ??= await createGround({ configuration: { maxConcurrentMigrations: 3 } });
+    return await action(ground);
+  });
+  if (!isGood) await leaveGround();
+}
+
+/** @throws Error naming what a client has met that none should meet */
+async function hopServed(busy: BusyService): Promise<string> {
+  const met = await busy.hop();
+  const wrong = [...complaints(met), ...busy.late()];
+  if (wrong.length > 0) throw new Error(wrong.join("\n  "));
+  return slowest(met);
+}
+
+await setUp();
+await buildImages(["redis", "services"]);
 
 if (part === "all" || part === "matrix") {
   for (const step of steps)
@@ -67,6 +93,12 @@ if (part === "all" || part === "trips") {
 
 if (part === "all" || part === "crowd") await attempt("ten migrations at once", (on) => on.crowd(10));
 
-await ground?.[Symbol.asyncDispose]();
+await leaveGround();
+
+if (part === "all" || part === "clients") {
+  await using busy = await createBusyService();
+  for (let hop = 1; hop <= hops; hop++) await tell(`hop ${hop} of a busy service`, () => hopServed(busy));
+}
+
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 process.exitCode = failed === 0 ? 0 : 1;

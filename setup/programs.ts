@@ -21,14 +21,25 @@ const programs: readonly Program[] = [
   { name: "getfattr", package: "attr" },
   { name: "newuidmap", package: "uidmap" },
   { name: "perl", package: "perl-base" },
+  { name: "python3", package: "python3-minimal" },
   { name: "gcc", package: "gcc" },
+];
+/** What the benchmark's subjects call besides. */
+const benchmarkPrograms: readonly Program[] = [
+  { name: "socat", package: "socat" },
+  { name: "redis-cli", package: "redis-tools" },
 ];
 /** gcc alone has no headers to compile with. */
 const companions: Readonly<Record<string, readonly string[]>> = { gcc: ["libc6-dev"] };
 
-/** Installs what is missing. @returns what was done, and the versions of those that have a minimum */
-export async function setUpPrograms(): Promise<{ done: string[]; versions: Record<string, string> }> {
-  const found = await Promise.all(programs.map(async (program) => ({ program, there: await isThere(program) })));
+/**
+ * Installs what is missing.
+ * @param options.benchmark with what a benchmark needs
+ * @returns what was done, and the versions of those that have a minimum
+ */
+export async function setUpPrograms({ benchmark }: { benchmark: boolean }): Promise<{ done: string[]; versions: Record<string, string> }> {
+  const wanted = [...programs, ...(benchmark ? benchmarkPrograms : [])];
+  const found = await Promise.all(wanted.map(async (program) => ({ program, there: await isThere(program) })));
   const missing = found.filter(({ there }) => !there).flatMap(({ program }) => [program.package, ...(companions[program.package] ?? [])]);
   if (missing.length > 0) {
     const options = { env: { DEBIAN_FRONTEND: "noninteractive" } };

@@ -14,21 +14,30 @@ import { setUpPrograms } from "./programs.ts";
 const checkout = resolve(import.meta.dirname, "..");
 const installed = "/opt/ums";
 
-/** Sets the machine up, one process at a time; prints a line for each thing done. */
-export async function setUp(): Promise<void> {
+/**
+ * Sets the machine up, one process at a time; prints a line for each thing done.
+ * @param options.benchmark with what a benchmark needs besides
+ */
+export async function setUp({ benchmark = false }: { benchmark?: boolean } = {}): Promise<void> {
   await mkdir(installed, { recursive: true });
   // The kernel drops this lock with its holder, however that ends.
-  const command = [join(installed, "setup.lock"), process.execPath, fileURLToPath(import.meta.url), "--locked"];
+  const command = [
+    join(installed, "setup.lock"),
+    process.execPath,
+    fileURLToPath(import.meta.url),
+    "--locked",
+    ...(benchmark ? ["--benchmark"] : []),
+  ];
   const { failed } = await execa("flock", command, { stdio: ["ignore", "inherit", "inherit"], timeout: 10 * 60_000, reject: false });
   if (failed) throw new Error("The set-up failed; see above.");
 }
 
-async function setUpLocked(): Promise<void> {
+async function setUpLocked({ benchmark }: { benchmark: boolean }): Promise<void> {
   if (process.getuid?.() !== 0) throw new Error("Set-up needs root: it installs packages and writes /opt/ums.");
   const say = (done: readonly string[]) => {
     for (const line of done) console.log(line);
   };
-  const programs = await setUpPrograms();
+  const programs = await setUpPrograms({ benchmark });
   say(programs.done);
   const criu = await setUpCriu();
   say(criu.done);
@@ -44,6 +53,6 @@ async function setUpLocked(): Promise<void> {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  if (process.argv[2] === "--locked") await setUpLocked();
+  if (process.argv[2] === "--locked") await setUpLocked({ benchmark: process.argv[3] === "--benchmark" });
   else await setUp();
 }

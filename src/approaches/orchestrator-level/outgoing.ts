@@ -17,6 +17,7 @@ import { podNeed, withoutSecrets } from "./pod-need.ts";
 import {
   livenessBudgetMs,
   podLabel,
+  podNotes,
   podReference,
   podRefusals,
   proxyLagMs,
@@ -122,11 +123,11 @@ export async function examinePod(
     Partial<Pick<OutgoingPodParts, "wanted" | "isOwnSite">>,
   name: string,
   signal: AbortSignal,
-): Promise<{ facts?: PodFacts; refusals: Examined["refusals"] }> {
+): Promise<{ facts?: PodFacts; refusals: Examined["refusals"]; notes: readonly string[] }> {
   const pod = await cluster.get(pods, name, { namespace, signal });
   if (!pod) throw new UmsError("SERVICE_NOT_FOUND", `There is no pod ${name} in namespace ${namespace}.`);
   const own = podRefusals(pod).map((refusal) => ({ site: "source" as const, ...refusal }));
-  if (own.length > 0) return { refusals: own };
+  if (own.length > 0) return { refusals: own, notes: [] };
   const reference = podReference(pod);
   const nodeName = pod.spec?.nodeName ?? "";
   if (isOwnSite && (wanted.node === undefined || wanted.node === nodeName || (wanted.name ?? name) === name))
@@ -157,7 +158,8 @@ export async function examinePod(
   const theirs = checks
     .filter(({ ok }) => !ok)
     .map(({ code, detail, name: check }) => ({ site: "destination" as const, code: codeFrom(code), detail: detail ?? check }));
-  return { facts, refusals: [...held, ...theirs] };
+  // Within its cluster a pod's Services find it again by themselves.
+  return { facts, refusals: [...held, ...theirs], notes: isOwnSite ? [] : podNotes(pod, items) };
 }
 
 /** Nodes that run, but whose interface doesn't answer: nobody leads the clients that come to them. */

@@ -8,6 +8,7 @@ import {
   podRefusals,
   pulledImages,
   restoreAnnotation,
+  podNotes,
   servicePorts,
   sharedServices,
   standstillMs,
@@ -243,6 +244,19 @@ describe("servicePorts", () => {
     expect(servicePorts(shop, [service({ selector: { app: "shop", tier: "front" }, ports })])).toEqual([]);
     const headless = servicePorts(shop, [service({ clusterIP: "None", selector: { app: "shop" }, ports })]);
     expect(headless).toEqual([{ service: "shop", uid: "s-1", protocol: "tcp", port: 80, targetPort: 80 }]);
+  });
+
+  test("has notes of the clients that are not led", () => {
+    const selector = { app: "shop" };
+    const all = [
+      service({ selector, ports: [{ port: 80 }], clusterIPs: ["10.0.0.1", "fd00::1"] }),
+      service({ selector, clusterIP: "None" }),
+      service({ selector: { app: "other" }, clusterIP: "None" }),
+    ];
+    expect(podNotes(shop, [])).toEqual([]);
+    expect(podNotes(shop, all)).toEqual(["are reset", "headless", "IPv6"].map((words) => expect.stringContaining(words) as string));
+    const onNode = pod({ spec: { containers: [{ name: "main", image: "shop:1", ports: [{ containerPort: 8080, hostPort: 18_080 }] }] } });
+    expect(podNotes(onNode, [])).toEqual([expect.stringContaining("18080")]);
   });
 
   test("has the Service that an earlier move made for it", () => {

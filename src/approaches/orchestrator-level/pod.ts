@@ -258,6 +258,24 @@ export function servicePorts(pod: Pod, services: readonly Service[]): ServicePor
     );
 }
 
+/** What will be different for the clients of a pod that has moved to another cluster. @returns a sentence each */
+export function podNotes(pod: Pod, services: readonly Service[]): string[] {
+  const own = services.filter((service) => selects(service, pod));
+  const hostPorts = runningContainers(pod).flatMap(({ ports = [] }) => ports.flatMap(({ hostPort }) => hostPort ?? []));
+  const isIPv6 = ({ spec }: Service) => (spec?.clusterIPs ?? []).some((address) => address.includes(":"));
+  const named = (service: Service) => service.metadata?.name ?? "";
+  return [
+    ...(servicePorts(pod, own).some(({ protocol }) => protocol === "tcp")
+      ? ["Connections that are open at the move are reset: clients connect again."]
+      : []),
+    ...hostPorts.map((port) => `Clients of the node's own port ${port} (hostPort) are not led to the destination.`),
+    ...own
+      .filter(({ spec }) => spec?.clusterIP === "None")
+      .map((service) => `The name ${named(service)} (a headless Service) leads nowhere after the move.`),
+    ...own.filter(isIPv6).map((service) => `Clients of Service ${named(service)} by IPv6 are not led to the destination: only IPv4 is.`),
+  ];
+}
+
 /**
  * The Pod that the destination makes. docs/kubernetes.md lists each field that changes, and why.
  * @param images as the source runs them, by digest

@@ -121,7 +121,7 @@ export async function createClusterCoordinator({
       const peer = createPeerClient(trust, to);
       try {
         const parts = { cluster, peer, namespace, node: interfaces.node, nodes: async () => interfaces.all(), limits };
-        const { facts, refusals } = await examinePod(parts, name, stopped);
+        const { facts, refusals, notes } = await examinePod(parts, name, stopped);
         const site = (side: "source" | "destination") => (side === "source" ? trust.siteName : to);
         return {
           service: name,
@@ -139,6 +139,7 @@ export async function createClusterCoordinator({
             cause: errorTable[code].cause,
             cure: errorTable[code].cure,
           })),
+          notes: notes.map((detail) => ({ site: trust.siteName, detail })),
           memoryBytes: facts?.need.memoryBytes ?? 0,
           fileBytes: facts?.need.fileBytes ?? 0,
           imageBytes: 0,

@@ -43,6 +43,7 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
         destination: to,
         checks: [{ site: to, name: "room", ok: true }],
         refusals: [],
+        notes: [{ site: "alpha", detail: "Clients of 127.0.0.1 are not led." }],
         memoryBytes: 1,
         fileBytes: 2,
         imageBytes: 3,

@@ -21,6 +21,7 @@ import type { Database, MigrationRecord } from "../../platforms/podman-host/data
 import { openJournal } from "../../platforms/podman-host/journal.ts";
 import { destinationChecks } from "../../preflight/destination.ts";
 import { describeNeed } from "../../preflight/need.ts";
+import { clientNotes } from "../../preflight/notes.ts";
 import { serviceChecks } from "../../preflight/service.ts";
 import { dumpRoom } from "../../preflight/machine.ts";
 import { siteChecks } from "../../preflight/site.ts";
@@ -443,7 +444,7 @@ export function createHostCoordinator({
 
     async plan(request, signal): Promise<PlanReport> {
       expectNoNamespace(request);
-      const { own, theirs, described } = await examine(request, signal);
+      const { container, own, theirs, described } = await examine(request, signal);
       const all = [
         ...own.map((check) => ({ site: trust.siteName, check })),
         ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check })),
@@ -454,6 +455,7 @@ export function createHostCoordinator({
         destination: request.to,
         checks: all.map(({ site, check }) => ({ site, name: check.name, ok: check.ok })),
         refusals: all.filter(({ check }) => !check.ok).map(({ site, check }) => refusalOf(site, check)),
+        notes: clientNotes(container.spec.ports).map((detail) => ({ site: trust.siteName, detail })),
         memoryBytes: described?.need.memoryBytes ?? 0,
         fileBytes: described?.need.fileBytes ?? 0,
         imageBytes: theirs?.imageBytes ?? 0,

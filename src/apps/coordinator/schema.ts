@@ -72,7 +72,7 @@ export const Refusal = Type.Object(
 );
 export type Refusal = Static<typeof Refusal>;
 
-/** What `ums plan` answers: every check made, and each refusal. */
+/** What `ums plan` answers: every check made, each refusal, and each note. */
 export const PlanReport = Type.Object(
   {
     service: Type.String(),
@@ -80,6 +80,9 @@ export const PlanReport = Type.Object(
     destination: Type.String(),
     checks: Type.Array(Type.Object({ site: Type.String(), name: Type.String(), ok: Type.Boolean() }, closed)),
     refusals: Type.Array(Refusal),
+    notes: Type.Array(Type.Object({ site: Type.String(), detail: Type.String() }, closed), {
+      description: "What will be different after the move, though the service can move",
+    }),
     memoryBytes: Type.Integer(),
     fileBytes: Type.Integer(),
     imageBytes: Type.Integer({ description: "Bytes of image layers that the destination lacks" }),
@@ -106,7 +109,7 @@ export const Migration = Type.Object(
     endedAt: Type.Optional(Type.String({ format: "date-time" })),
     memoryBytes: Type.Integer(),
     bytesSent: Type.Integer(),
-    /** Milliseconds for which no client was served, as the source saw it: from the hold to the forward. */
+    /** Milliseconds for which a client has waited at worst: from the hold to the forward. */
     heldMs: Type.Optional(Type.Number()),
     totalMs: Type.Optional(Type.Number()),
     phases: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by phase; `remainder` is what none explains" }),

@@ -18,12 +18,13 @@ export const plan: Verb = (program, act) => {
       act(async ({ client, terminal }, name: string, { to, namespace, bindMount }: Options) => {
         const body = { name, to, ...(namespace && { namespace }), ...(bindMount && { bindMounts: bindMount }) };
         const report = await client.call<PlanReport>("POST", "/plan", body);
-        const { checks, refusals, memoryBytes, fileBytes, imageBytes } = report;
+        const { checks, refusals, notes, memoryBytes, fileBytes, imageBytes } = report;
         const sizes = `memory ${formatBytes(memoryBytes)}, files ${formatBytes(fileBytes)}, image layers ${formatBytes(imageBytes)}`;
         terminal.result(
           report,
           [
             ...checks.map((check) => `${check.ok ? "ok     " : "refused"}  ${check.site}: ${check.name}`),
+            ...notes.map((note) => `note     ${note.site}: ${note.detail}`),
             ...refusals.map((refusal) => `${refusal.code} (${refusal.site}): ${refusal.detail} ${refusal.cure}`),
             refusals.length === 0 ? `${name} can move to ${to}: ${sizes}.` : `${name} can't move to ${to}.`,
           ].join("\n"),
