@@ -24,7 +24,7 @@ export type Attempts = Readonly<{
 }>;
 
 /** What {@link startUdpFlow}'s socket met. */
-export type Flow = Readonly<{ sent: number; answered: number; longestGapMs: number; sinceLastAnswerMs: number }>;
+export type Flow = Readonly<{ sent: number; answered: number; errors: number; longestGapMs: number; sinceLastAnswerMs: number }>;
 
 /** A client that goes on until it is ended. */
 export type BusyClient<Report> = Readonly<{ report(): Promise<Report>; kill(): Promise<void> }>;
@@ -114,7 +114,8 @@ export function complaints({ heldMs, attempts, flows }: Served): string[] {
       ...(succeeded > 20 ? [] : [said(where, `${succeeded} attempts succeeded`)]),
       ...(slowestMs < heldMs + graceMs ? [] : [said(where, `${slowestMs} ms for its ${slowestPhase}`)]),
     ]),
-    ...flows.flatMap(({ where, longestGapMs, sinceLastAnswerMs }) => [
+    ...flows.flatMap(({ where, errors, longestGapMs, sinceLastAnswerMs }) => [
+      ...(errors === 0 ? [] : [said(where, `${errors} datagrams were refused`)]),
       ...(longestGapMs < heldMs + graceMs ? [] : [said(where, `no datagram came back for ${longestGapMs} ms`)]),
       ...(sinceLastAnswerMs < 500 ? [] : [said(where, `the last datagram came back ${sinceLastAnswerMs} ms ago`)]),
     ]),
@@ -200,7 +201,7 @@ async function once({ host, port, attempt }: { host: string; port: number; attem
 }
 
 function sendDatagrams({ host, port }: { host: string; port: number }): () => Flow {
-  let seen = { sent: 0, answered: 0, longestGapMs: 0 };
+  let seen = { sent: 0, answered: 0, errors: 0, longestGapMs: 0 };
   let lastAnswer = performance.now();
   let isServed = false;
   const answered = () => {
@@ -213,17 +214,17 @@ function sendDatagrams({ host, port }: { host: string; port: number }): () => Fl
   };
   const socket = createSocket("udp4")
     .on("message", answered)
-    .on("error", () => undefined);
+    .on("error", () => seen.errors++);
   socket.connect(port, host, () => {
     setInterval(() => {
       seen.sent++;
-      socket.send(String(seen.sent), () => undefined);
+      socket.send(String(seen.sent), (error) => error && seen.errors++);
     }, 50);
   });
   return () => {
     const sinceLastAnswerMs = Math.round(performance.now() - lastAnswer);
     const report = { ...seen, longestGapMs: Math.round(Math.max(seen.longestGapMs, sinceLastAnswerMs)), sinceLastAnswerMs };
-    seen = { sent: 0, answered: 0, longestGapMs: 0 };
+    seen = { sent: 0, answered: 0, errors: 0, longestGapMs: 0 };
     return report;
   };
 }

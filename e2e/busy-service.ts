@@ -23,6 +23,8 @@ export async function createBusyService(): Promise<BusyService> {
   const sites = await createSites({ images: ["services"], configuration: impatient });
   try {
     const { a, b, hosts } = sites;
+    // As Ubuntu has it: loose filtering by reverse path, on every device.
+    for (const { host } of [a, b]) await host.exec(["sysctl", "--write", "net.ipv4.conf.all.rp_filter=2"]);
     const publish = ["--publish", `${tcpPort}:8080`, "--publish", `${udpPort}:8081/udp`];
     await a.host.podman(["run", "--detach", "--name", name, ...publish, imageReference("services"), "python3", "-u", "/srv/greet.py"]);
     const crowd = createCrowd();
@@ -30,6 +32,7 @@ export async function createBusyService(): Promise<BusyService> {
     crowd.clients.set("outside", await startBusyClient(hosts.wan, { ...target, workers: 6 }));
     crowd.clients.set("on the host itself", await startBusyClient(a.host, { ...target, workers: 2 }));
     crowd.flows.set("outside", await startUdpFlow(hosts.wan, { host: a.host.address, port: udpPort }));
+    crowd.flows.set("on the host itself", await startUdpFlow(a.host, { host: a.host.address, port: udpPort }));
     await sleep(500);
     let [from, to] = [a, b];
     return {

@@ -251,7 +251,7 @@ async function tools(): Promise<Check> {
 /** As in src/traffic: every kind of rule that is made there. */
 const rules = `table ip ums_check {
   chain wait { type filter hook prerouting priority -250; fib daddr type local tcp dport 1 tcp flags & (syn | ack) == syn dup to 192.0.2.1 device "lo" drop; }
-  chain wait_own { type filter hook output priority -250; ip daddr 192.0.2.2 udp dport 1 dup to 192.0.2.1 device "lo" drop; }
+  chain wait_own { type filter hook output priority -300; oifname "lo" accept; ip daddr 192.0.2.2 udp dport 1 fib daddr type local notrack accept; ip daddr 192.0.2.2 udp dport 1 dup to 192.0.2.1 device "lo" drop; }
   chain arriving { type nat hook prerouting priority -110; fib daddr type local ip daddr != 127.0.0.0/8 tcp dport 1 ct mark set 0x1 dnat to 192.0.2.1:1; }
   chain own { type nat hook output priority -110; ip daddr 192.0.2.2 udp dport 1 ct mark set 0x1 dnat to 192.0.2.1:1; }
   chain leaving { type nat hook postrouting priority 90; ct mark 0x1 snat to 192.0.2.2; }

@@ -40,6 +40,8 @@ const inside = (slot: number) => `umshold${slot}b`;
 const mark = (slot: number) => `0x554d${slot.toString(16).padStart(4, "0")}`;
 /** The neighbour on the waiting place's device: link-local, and of no other use on this host. */
 const neighbour = (slot: number) => `169.254.85.${slot}`;
+/** Of the other end: where the kernel filters by reverse path, a device without an address takes nothing in. */
+const insideAddress = (slot: number) => `169.254.86.${slot}`;
 /** Locally administered; known beforehand, so that nobody has to ask for it while clients wait. */
 const hardwareAddress = (slot: number) => `02:75:6d:73:00:${slot.toString(16).padStart(2, "0")}`;
 
@@ -75,6 +77,7 @@ export async function makeWaitingPlace(forwarding: Forwarding): Promise<void> {
     set("conf", inside(slot), "accept_local", 1),
   ]);
   await batch(
+    `address add ${insideAddress(slot)}/32 dev ${inside(slot)} scope link`,
     `link set ${inside(slot)} arp off up`,
     `link set ${outside(slot)} up`,
     // A gateway, or each packet would ask for the neighbour that it was sent to.
@@ -121,11 +124,18 @@ function rulesOf({ slot, ports, to, from }: Forwarding, { waiting }: { waiting: 
   const lead = led.map((port) => `${match(port)} ct mark set ${mark(slot)} dnat to ${to}:${port.toPort ?? port.hostPort}`);
   // Of TCP what opens a connection: open ones go on.
   const opening = ({ protocol }: ForwardedPort) => (protocol === "tcp" ? "tcp flags & (syn | ack) == syn" : "");
-  const wait = led.map((port) => `${match(port)} ${opening(port)} dup to ${neighbour(slot)} device "${outside(slot)}" drop`);
-  // Before connection tracking (-200), which would tie each to a way.
+  const held = led.map((port) => `${match(port)} ${opening(port)}`);
+  const wait = held.map((packet) => `${packet} dup to ${neighbour(slot)} device "${outside(slot)}" drop`);
+  // Before connection tracking (-200), which would tie each to a way. What a client on this host sends to an address of the
+  // host's own comes to the first chain by itself; dropped in the second, its sender would be told.
   const hold = {
     wait: ["filter hook prerouting priority -250", `iifname "${inside(slot)}" accept`, ...wait],
-    wait_own: ["filter hook output priority -250", `oifname "${outside(slot)}" accept`, ...wait],
+    wait_own: [
+      "filter hook output priority -300",
+      `oifname "${outside(slot)}" accept`,
+      ...held.map((packet) => `${packet} fib daddr type local notrack accept`),
+      ...wait,
+    ],
   };
   const chains = {
     ...(waiting ? hold : {}),
