@@ -215,7 +215,8 @@ describe("a destination", () => {
     ]);
     await holder.waitForLine(/listens/);
     const { spec } = need;
-    const other: ContainerNeed = { ...need, volumes: [], spec: { ...spec, name: "other", ports: [] } };
+    const other: ContainerNeed = { ...need, volumes: [], spec: { ...spec, name: "other", ports: [], volumes: [] } };
+    const foreign: ContainerNeed = { ...other, spec: { ...other.spec, volumes: spec.volumes } };
     const health = { test: ["CMD", "true"], intervalNs: 30e9, timeoutNs: 30e9, startPeriodNs: 0, retries: 3, onFailure: "none" };
     // As many refusals in one answer as don't stand in each other's way.
     const everything: ContainerNeed = {
@@ -239,7 +240,15 @@ describe("a destination", () => {
       [
         everything,
         [
-          ...(["NAME_TAKEN", "PORT_TAKEN", "VOLUME_EXISTS", "NETWORK_MISSING", "BIND_MOUNT_MISSING", "SECCOMP_PROFILE_MISSING"] as const),
+          ...([
+            "POLICY",
+            "NAME_TAKEN",
+            "PORT_TAKEN",
+            "VOLUME_EXISTS",
+            "NETWORK_MISSING",
+            "BIND_MOUNT_MISSING",
+            "SECCOMP_PROFILE_MISSING",
+          ] as const),
           ...(["NO_ROOM", "NO_DISK", "CGROUP_LIMIT", "ULIMIT", "HEALTHCHECK_TIMER"] as const),
           ...(["KERNEL_OLDER", "CPU_FEATURES", "CGROUP_VERSION"] as const),
         ],
@@ -251,6 +260,8 @@ describe("a destination", () => {
       // The disk has room for the image, and the memory none for the service.
       [{ ...other, memoryBytes: await memoryTotal(destination) }, ["NO_MEMORY"], { imageDirectories: ["/var/lib/ums/images"] }],
       [other, ["CRIU_TOO_OLD"], { criuPath: "/no/such/criu" }],
+      // A volume of another service.
+      [foreign, ["BAD_REQUEST"]],
       [other, []],
     ];
     const answers = (await calls(

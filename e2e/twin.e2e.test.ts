@@ -5,7 +5,8 @@ import { createSites, type Sites, type TestSite } from "./sites.ts";
 
 let sites: Sites;
 beforeAll(async () => {
-  sites = await createSites();
+  const accept = { bindMounts: ["/etc/ums-twin"], capabilities: ["CAP_NET_ADMIN"] };
+  sites = await createSites({ configuration: { accept } });
 });
 afterAll(() => sites[Symbol.asyncDispose]());
 
@@ -74,6 +75,8 @@ const ofTheHost = [
   /^State\/(Pid|ConmonPid|StartedAt|CgroupPath|PidFile|ConmonPidFile)$/,
   /^State\/(Health|Healthcheck)\//,
   /^State\/(FinishedAt|CheckpointedAt|RestoredAt)$/,
+  // What an undo may remove bears its migration's id.
+  /^Config\/Annotations\/ums\.dev\/arrival$/,
   // Nobody waits for a twin's word that it is ready.
   /^Config\/sdNotifyMode$/,
   // The default alias is the id; the command line that made it was no command line at the destination.

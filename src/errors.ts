@@ -238,6 +238,11 @@ export const errorTable = {
     cure: "Turn it off in the program, or end that process.",
   },
   NAME_TAKEN: { http: 409, cause: "The destination has a container of this name.", cure: "Rename or remove it there." },
+  POLICY: {
+    http: 403,
+    cause: "The destination doesn't take such a service from other sites.",
+    cure: "Make the container without it, or have it accepted there: `accept` in that site's configuration.",
+  },
   PORT_TAKEN: {
     http: 409,
     cause: "A port that the service publishes is in use at the destination.",

@@ -1,15 +1,18 @@
 /** The conversation of a migration's source with its destination, as far as it is the same in every approach. */
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Static, TSchema } from "typebox";
 import { CopyIsGone } from "../engine/ports.ts";
 import { UmsError } from "../errors.ts";
 import type { PeerClient } from "../trust/peer-client.ts";
+import { CheckAnswer, expectForm } from "./protocol.ts";
+import type { ServiceNeed } from "./need.ts";
 
 export type Asking = Readonly<{ body?: unknown; timeoutMs?: number; signal?: AbortSignal }>;
 
 /** Each call rejects like {@link PeerClient.request}. */
 export type DestinationSite = Readonly<{
-  /** @param action the path below the migration's own */
-  ask<T>(method: "PUT" | "POST", action: string, asking?: Asking): Promise<T>;
+  /** @param action the path below the migration's own @param answer what it must be @throws UmsError PEER_FAILED where it is something else */
+  ask<S extends TSchema>(method: "PUT" | "POST", action: string, answer: S, asking?: Asking): Promise<Static<S>>;
   /** Gives the reservation up. */
   release(): Promise<void>;
   /** Lets the copy run, its network held. @throws CopyIsGone */
@@ -17,13 +20,22 @@ export type DestinationSite = Readonly<{
   /** Gives the copy up that may be there. */
   destroyRestored(): Promise<void>;
   /** @returns what the destination tells of the copy that it now owns @throws CopyIsGone */
-  commit<T>(): Promise<T>;
+  commit<S extends TSchema>(answer: S): Promise<Static<S>>;
   /**
    * Tells the destination that its commit is known here, so that it needn't remember the migration any longer. Rejects
    * never: one that doesn't hear it is told again for a while, and forgets in any case later.
    */
   acknowledge(): Promise<void>;
 }>;
+
+/** What the destination's own checks say of a service; they change nothing. @throws UmsError PEER_FAILED, and like {@link PeerClient.request} */
+export async function checkThere(
+  peer: PeerClient,
+  need: ServiceNeed,
+  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+): Promise<CheckAnswer> {
+  return expectForm(CheckAnswer, await peer.request({ method: "POST", path: "/peer/check", body: need, timeoutMs, signal }), "the check");
+}
 
 /** Nothing but the migration's end waits for it. */
 const acknowledgeMs = 5_000;
@@ -35,8 +47,8 @@ export function createDestinationSite(
   migrationId: string,
   { requestMs, restoreMs }: { requestMs: number; restoreMs: number },
 ): DestinationSite {
-  const request = <T>(method: string, action: string, { body, timeoutMs = requestMs, signal }: Asking = {}) =>
-    peer.request<T>({
+  const request = (method: string, action: string, { body, timeoutMs = requestMs, signal }: Asking = {}) =>
+    peer.request({
       method,
       path: `/peer/migrations/${migrationId}${action}`,
       timeoutMs,
@@ -47,12 +59,12 @@ export function createDestinationSite(
     throw cause instanceof UmsError && cause.code === "COPY_IS_GONE" ? new CopyIsGone(cause.message, { cause }) : cause;
   };
   return {
-    ask: request,
-    release: () => request("DELETE", ""),
-    restore: (signal) => request<void>("POST", "/restore", { timeoutMs: restoreMs, signal }).catch(orGone),
+    ask: async (method, action, answer, asking) => expectForm(answer, await request(method, action, asking), action || "the reservation"),
+    release: async () => void (await request("DELETE", "")),
+    restore: async (signal) => void (await request("POST", "/restore", { timeoutMs: restoreMs, signal }).catch(orGone)),
     // Longer than a restore may take: the destination ends it first.
-    destroyRestored: () => request("DELETE", "", { timeoutMs: restoreMs + requestMs }),
-    commit: <T>() => request<T>("POST", "/commit").catch(orGone),
+    destroyRestored: async () => void (await request("DELETE", "", { timeoutMs: restoreMs + requestMs })),
+    commit: async (answer) => expectForm(answer, await request("POST", "/commit").catch(orGone), "the commit"),
     async acknowledge() {
       const tell = () =>
         request("POST", "/acknowledge", { timeoutMs: acknowledgeMs }).then(

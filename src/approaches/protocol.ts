@@ -1,5 +1,7 @@
 /** What the source's half asks of the destination's half in every approach. */
-import { type Static, Type } from "typebox";
+import { type Static, type TSchema, Type } from "typebox";
+import { Value } from "typebox/value";
+import { UmsError } from "../errors.ts";
 import { siteNamePattern } from "../names.ts";
 import { formatAddress } from "../trust/address.ts";
 
@@ -52,6 +54,10 @@ export type CheckResult = Static<typeof CheckResult>;
 export const CheckAnswer = Type.Object({ checks: Type.Array(CheckResult), imageBytes: Bytes }, closed);
 export type CheckAnswer = Static<typeof CheckAnswer>;
 
+/** A node's address, and what proves that its pod is meant. */
+const DataToken = Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" });
+export const IPv4 = Type.String({ pattern: "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" });
+
 export type PeerState = "reserved" | "armed" | "restoring" | "restored" | "committed" | "gone";
 
 /** Where the data goes: to the site's coordinator, or to the interface of one of its nodes. */
@@ -63,8 +69,7 @@ export const DataTarget = Type.Object(
         {
           /** The first that answers is taken. */
           addresses: Type.Array(Type.String({ pattern: "^[a-zA-Z0-9.:\\[\\]-]{1,300}$" }), { minItems: 1, maxItems: 4 }),
-          /** The node's address, and what proves that its pod is meant. */
-          token: Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" }),
+          token: DataToken,
         },
         closed,
       ),
@@ -75,20 +80,36 @@ export const DataTarget = Type.Object(
 export type DataTarget = Static<typeof DataTarget>;
 
 /** What the destination answers once it has made a place for the service. */
-export type CreateAnswer = Readonly<{
-  /** Where an interface gets the data: `port` is that of every node, `token` names the one. Absent: the coordinator gets it. */
-  data?: { token: string; port: number };
-}>;
+export const CreateAnswer = Type.Object(
+  {
+    /** Where an interface gets the data: `port` is that of every node, `token` names the one. Absent: the coordinator gets it. */
+    data: Type.Optional(Type.Object({ token: DataToken, port: Port }, closed)),
+  },
+  closed,
+);
+export type CreateAnswer = Static<typeof CreateAnswer>;
 
-/** What the destination answers once its copy waits for the memory. */
-export type ArmAnswer = Readonly<{
-  /** From a port of the service ({@link portKey}) to the destination's port that leads there. Absent: published as at the source. */
-  ports?: Readonly<Record<string, number>>;
-  /** Where those ports are; absent: where the destination's coordinator is. */
-  address?: string;
-  /** The copy's own, where it has one that is reachable from within its cluster. */
-  podAddress?: string;
-}>;
+/** What the destination answers once its copy waits for the memory. Where those ports are, it has proved by its certificate. */
+export const ArmAnswer = Type.Object(
+  {
+    /** From a port of the service ({@link portKey}) to the destination's port that leads there. Absent: published as at the source. */
+    ports: Type.Optional(Type.Record(Type.String({ pattern: "^[0-9]{1,5}/(tcp|udp)$" }), Port, { maxProperties: 256 })),
+    /** The copy's own, where it has one that is reachable from within its cluster. */
+    podAddress: Type.Optional(IPv4),
+  },
+  closed,
+);
+export type ArmAnswer = Static<typeof ArmAnswer>;
+
+/** What another site says is taken for nothing but what it should be. @throws UmsError PEER_FAILED */
+export function expectForm<S extends TSchema>(schema: S, answer: unknown, what: string): Static<S> {
+  if (Value.Check(schema, answer)) return answer;
+  const [first] = Value.Errors(schema, answer);
+  throw new UmsError(
+    "PEER_FAILED",
+    `The other site's answer to ${what} is not of the documented form${first ? `: ${first.instancePath} ${first.message}` : ""}.`,
+  );
+}
 
 /** A port as {@link ArmAnswer} names it. */
 export const portKey = ({ port, protocol }: { port: number; protocol: string }) => `${port}/${protocol}`;

@@ -1,5 +1,5 @@
 /** `ums serve`: coordinator and interface of a host, in one process. */
-import { mkdir } from "node:fs/promises";
+import { chmod, mkdir } from "node:fs/promises";
 import path from "node:path";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
@@ -7,6 +7,7 @@ import { advertisedAddresses, type Config } from "../config.ts";
 import { createPodman } from "../container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../container-engines/podman/service.ts";
 import { openDatabase } from "../platforms/podman-host/database.ts";
+import { isOurs } from "../transfer/memory.ts";
 import { openTrustFiles } from "../trust/files.ts";
 import { createPairing } from "../trust/pairing.ts";
 import { openTrust } from "../trust/trust.ts";
@@ -20,6 +21,10 @@ import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 export async function serve(config: Config, log: Logger): Promise<{ close(): Promise<void> }> {
   await using opened = new AsyncDisposableStack();
   await mkdir(config.stateDirectory, { recursive: true, mode: 0o700 });
+  await chmod(config.stateDirectory, 0o700);
+  // Before anybody else can: a reboot has emptied /dev/shm.
+  for (const directory of config.imageDirectories)
+    if (!(await isOurs(directory))) log.warn({ directory }, "a directory for memory images is not root's, and is not used");
   const trust = opened.adopt(await openTrust(openTrustFiles(config.stateDirectory), config.siteName), (each) => each.close());
   const addresses = advertisedAddresses(config);
   const pairing = createPairing({ trust, addresses, port: config.listen.port });

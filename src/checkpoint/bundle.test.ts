@@ -67,3 +67,12 @@ test("prepareBundle adds what the dump has and the bundle lacks, empty and each 
   expect((await stat(sourceOf("/run/secrets"))).isDirectory()).toBe(true);
   expect((await prepareBundle(bundle, dumped)).mounts).toEqual(mounts);
 });
+
+test("prepareBundle takes away what CRIU would read of a configuration that the service brings", async () => {
+  await write();
+  const oci = await readBundle(bundle);
+  const annotations = { "org.criu.config": "/srv/evil.conf", note: "kept" };
+  await writeFile(path.join(bundle, "config.json"), JSON.stringify({ ...oci, annotations }));
+  await prepareBundle(bundle, []);
+  expect((await readBundle(bundle)).annotations).toEqual({ note: "kept" });
+});

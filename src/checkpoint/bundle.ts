@@ -87,6 +87,8 @@ const isBind = ({ type, source, options = [] }: OciBundle["mounts"][number]) =>
 export async function prepareBundle(bundle: string, dumped: readonly ExternalMount[]): Promise<OciBundle> {
   const oci = await readBundle(bundle);
   const before = JSON.stringify(oci);
+  // runc would take it for CRIU's configuration, which may name programs to run.
+  if (oci.annotations) for (const name of Object.keys(oci.annotations)) if (name.startsWith("org.criu.")) delete oci.annotations[name];
   const binds = oci.mounts.filter(isBind);
   for (const mount of binds) mount.source = await realpath(mount.source);
   const there = new Set(binds.map(({ destination }) => destination));

@@ -18,6 +18,9 @@ export type Subject = Readonly<{
   network: string;
 }>;
 
+const migration = "0123456789ab";
+const mark = "localhost/ums/0123456789ab:latest";
+
 /** Name of a case to the case. Each removes what it made. */
 export const contract: Readonly<Record<string, (subject: Subject) => Promise<void>>> = {
   async "tells its version"({ engine }) {
@@ -78,7 +81,7 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
 
   async "refuses a name that is taken"(subject) {
     const spec = await specOf(subject);
-    await withTwin(subject, spec, () => assert.rejects(subject.engine.createTwin(spec)));
+    await withTwin(subject, spec, () => assert.rejects(subject.engine.createTwin(spec, { migration }), { code: "NAME_TAKEN" }));
   },
 
   async "starts a twin for which no restore is prepared as any container"(subject) {
@@ -179,7 +182,10 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
       for (const layer of found.layers) assert.ok(files.includes(layer.replace("sha256:", "")), "a layer has no file of its own");
       for (const name of found.names) await engine.removeImage(name);
       assert.equal(await engine.findImage(found.id), undefined);
-      await engine.loadImage(found, directory);
+      await engine.loadImage(found, directory, { mark });
+      assert.deepEqual((await engine.findImage(found.id))?.names, [mark]);
+      for (const name of found.names) assert.ok(await engine.nameImage(found.id, name));
+      await engine.removeImage(mark);
       const loaded = await engine.findImage(found.id);
       assert.deepEqual([loaded?.id, loaded?.names, loaded?.layers], [found.id, found.names, found.layers]);
     } finally {
@@ -187,12 +193,26 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
     }
   },
 
+  async "gives no image a name that another one has, and takes names away"({ engine, image }) {
+    const found = await engine.findImage(image);
+    assert.ok(found);
+    assert.equal(await engine.nameImage(found.id, mark), true);
+    assert.equal(await engine.nameImage(found.id, mark), true);
+    const other = (await engine.images()).find(({ id }) => id !== found.id);
+    if (other) assert.equal(await engine.nameImage(other.id, mark), false);
+    assert.equal((await engine.findImage(mark))?.id, found.id);
+    await engine.unnameImage(mark);
+    await engine.unnameImage(mark);
+    assert.equal(await engine.findImage(mark), undefined);
+    assert.deepEqual((await engine.findImage(found.id))?.names, found.names);
+  },
+
   async "makes and removes volumes, and knows who uses them"(subject) {
     const { engine } = subject;
-    const made = await engine.createVolume("ums-contract", { team: "moving" });
+    const made = await engine.createVolume("ums-contract", { labels: { team: "moving" }, migration });
     try {
       assert.ok((await stat(made.directory)).isDirectory());
-      assert.deepEqual([made.plain, made.labels, made.users], [true, { team: "moving" }, []]);
+      assert.deepEqual([made.plain, made.labels, made.migration, made.users], [true, { team: "moving" }, migration, []]);
       const volumes = [{ name: "ums-contract", destination: "/data", options: [], readOnly: false }];
       await withRunning(subject, { volumes }, async ({ name, pid, volumes: mounted }) => {
         assert.deepEqual(mounted, [{ name: "ums-contract", directory: made.directory }]);
@@ -270,10 +290,11 @@ async function specOf({ engine, image, network }: Subject, more: Partial<Contain
 }
 
 async function withTwin({ engine }: Subject, spec: ContainerSpec, use: (twin: Container) => Promise<void>): Promise<void> {
-  const id = await engine.createTwin(spec);
+  const id = await engine.createTwin(spec, { migration });
   try {
     const twin = await engine.find(id);
     assert.ok(twin, "the twin isn't there");
+    assert.equal(twin.migration, migration);
     await use(twin);
   } finally {
     await engine.remove(id);

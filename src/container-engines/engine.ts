@@ -21,6 +21,8 @@ export type Container = Readonly<{
   logPath: string;
   volumes: readonly Readonly<{ name: string; directory: string }>[];
   spec: ContainerSpec;
+  /** The migration that has made it, also after that has ended; undefined: none has. */
+  migration: string | undefined;
   /** What this container has that no twin can be given, in words. */
   beyond: readonly string[];
 }>;
@@ -41,6 +43,8 @@ export type Volume = Readonly<{
   directory: string;
   plain: boolean;
   labels: Readonly<Record<string, string>>;
+  /** As of a container. */
+  migration: string | undefined;
   users: readonly string[];
 }>;
 
@@ -54,8 +58,11 @@ export type ContainerEngine = Readonly<{
   /** Freezes every task of the container; no error when it is frozen already. */
   pause(id: string): Promise<void>;
   unpause(id: string): Promise<void>;
-  /** Creates a container of this spec whose start becomes a restore. @returns its id */
-  createTwin(spec: ContainerSpec, signal?: AbortSignal): Promise<string>;
+  /**
+   * Creates a container of this spec whose start becomes a restore. It bears the migration's id from its first moment.
+   * @returns its id @throws UmsError NAME_TAKEN
+   */
+  createTwin(spec: ContainerSpec, options: { migration: string; signal?: AbortSignal }): Promise<string>;
   /** Resolves when the container runs; the shim may hold it back for long. */
   start(id: string): Promise<void>;
   /** Removes the container, and kills what runs of it without letting frozen tasks run. No error when there is none. */
@@ -66,13 +73,22 @@ export type ContainerEngine = Readonly<{
   images(signal?: AbortSignal): Promise<Image[]>;
   /** Writes the image, layers uncompressed, one file each, into an empty directory. */
   saveImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
-  /** Reads what saveImage wrote; layers that the engine has already may be missing. The directory's own name is in small letters. */
-  loadImage(image: Image, directory: string, signal?: AbortSignal): Promise<void>;
-  /** Fetches an image from its registry. @returns undefined where that could not be done */
-  pullImage(reference: string, signal?: AbortSignal): Promise<Image | undefined>;
-  removeImage(id: string): Promise<void>;
+  /**
+   * Reads what saveImage wrote; layers that the engine has already may be missing. The directory's own name is in small letters.
+   * The image gets the name `mark`, and no other.
+   */
+  loadImage(image: Image, directory: string, options: { mark: string; signal?: AbortSignal }): Promise<void>;
+  /** Fetches an image from its registry, and names it `mark`, too. @returns undefined where that could not be done */
+  pullImage(reference: string, options: { mark: string; signal?: AbortSignal }): Promise<Image | undefined>;
+  /** Gives an image a name that no other image has. @returns whether it has that name now */
+  nameImage(id: string, name: string): Promise<boolean>;
+  /** Takes a name away from an image, which stays. No error when there is none of that name. */
+  unnameImage(name: string): Promise<void>;
+  /** By a name: takes that away, and removes the image where it was its last one. */
+  removeImage(nameOrId: string): Promise<void>;
   findVolume(name: string): Promise<Volume | undefined>;
-  createVolume(name: string, labels: Readonly<Record<string, string>>): Promise<Volume>;
+  /** It bears the migration's id from its first moment. */
+  createVolume(name: string, options: { labels: Readonly<Record<string, string>>; migration: string }): Promise<Volume>;
   removeVolume(name: string): Promise<void>;
   networks(): Promise<string[]>;
 }>;

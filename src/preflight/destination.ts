@@ -13,6 +13,7 @@ import type { ContainerSpec, PortMapping } from "../container-engines/spec.ts";
 import type { ForwardedPort } from "../traffic/forward.ts";
 import { summary, verdict } from "./check.ts";
 import { disk, memory, sameMachine } from "./machine.ts";
+import { policyChecks } from "./policy.ts";
 import { siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
@@ -49,7 +50,7 @@ export async function destinationChecks({ need, engine, config, led, signal }: P
     healthTimer(need.spec),
   ]);
   signal.throwIfAborted();
-  return { checks: [...summary("the host", site), ...own, ...machine], imageBytes };
+  return { checks: [...summary("the host", site), ...policyChecks(need.spec, config.accept), ...own, ...machine], imageBytes };
 }
 
 const isThere = (file: string) =>
@@ -86,7 +87,8 @@ async function ports(wanted: readonly PortMapping[], led: readonly LedPort[]): P
 }
 
 const isAny = (hostIp: string) => hostIp === "" || hostIp === "0.0.0.0";
-const overlap = (one: ForwardedPort, other: ForwardedPort) =>
+/** Whether the same packets would come to both. */
+export const overlap = (one: ForwardedPort, other: ForwardedPort) =>
   one.hostPort === other.hostPort &&
   one.protocol === other.protocol &&
   (one.hostIp === other.hostIp || isAny(one.hostIp) || isAny(other.hostIp));
@@ -111,6 +113,14 @@ async function bindFailure({ hostIp, hostPort, protocol }: PortMapping): Promise
 }
 
 async function volumes(engine: ContainerEngine, need: ContainerNeed): Promise<CheckResult> {
+  // One that is mounted, and not announced, would be another service's.
+  const foreign = need.spec.volumes.filter(({ name }) => need.volumes.every((volume) => volume.name !== name));
+  if (foreign.length > 0)
+    return verdict(
+      "volumes",
+      "BAD_REQUEST",
+      foreign.map(({ name }) => `Volume ${name} is mounted, and was not announced.`),
+    );
   const found = await Promise.all(need.volumes.map((volume) => engine.findVolume(volume.name)));
   return verdict(
     "volumes",

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { execa } from "execa";
 import { processesOf } from "../checkpoint/freezer.ts";
 import { UmsError } from "../errors.ts";
+import { readingAll } from "../transfer/confined.ts";
 
 const diskUsageMs = 120_000;
 
@@ -11,7 +12,9 @@ export async function diskUsage(directories: readonly string[], signal: AbortSig
   const there = directories.filter((directory) => directory !== "");
   if (there.length === 0) return 0;
   // A file that vanishes while du looks makes it end with 1; the total is told all the same.
-  const { stdout } = await execa("du", ["--summarize", "--total", "--block-size=1", "--", ...there], {
+  const [confine, ...confinement] = readingAll(there);
+  const names = there.map((_, at) => String(at));
+  const { stdout } = await execa(confine, [...confinement, "du", "--summarize", "--total", "--block-size=1", "--", ...names], {
     stdin: "ignore",
     timeout: diskUsageMs,
     cancelSignal: signal,

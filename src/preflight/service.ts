@@ -4,6 +4,7 @@ import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import { shimRuntime } from "../container-engines/podman/podman.ts";
 import type { ErrorCode } from "../errors.ts";
+import { isActedOn } from "./policy.ts";
 import { heldResources } from "./resources.ts";
 
 const dumpableRuntimes: readonly string[] = ["runc", shimRuntime];
@@ -46,6 +47,13 @@ function settingChecks(container: Container, bindMounts: readonly string[]): Che
   return [
     check("runs", "SERVICE_NOT_RUNNING", state === "running" ? [] : [`container ${container.name} is ${state}`]),
     check("settings", "UNSUPPORTED_SETTING", container.beyond),
+    check(
+      "annotations",
+      "UNSUPPORTED_SETTING",
+      Object.keys(spec.annotations)
+        .filter(isActedOn)
+        .map((name) => `the annotation ${name} is for its engine or for CRIU, and crosses to no other site`),
+    ),
     check("runtime", "RUNTIME_NOT_RUNC", dumpableRuntimes.includes(runtime) ? [] : [`its OCI runtime is ${runtime}`]),
     check(
       "bind mounts",

@@ -9,6 +9,7 @@ import type { ContainerEngine } from "../container-engines/engine.ts";
 import { createPodmanApi } from "../container-engines/podman/api.ts";
 import { shimRuntime } from "../container-engines/podman/podman.ts";
 import { UmsError } from "../errors.ts";
+import { isOurs } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
 import { type Check, checked, failed, passed } from "./check.ts";
 import { readEngineSettings } from "./containers-conf.ts";
@@ -230,6 +231,8 @@ const needed = [
   "mkfifo",
   "timeout",
   "du",
+  "find",
+  "sort",
   "tar",
   "bwrap",
   "perl",
@@ -237,13 +240,15 @@ const needed = [
 ];
 
 async function tools(): Promise<Check> {
-  const [{ output }, tar] = await Promise.all([
+  const [{ output }, tar, find] = await Promise.all([
     ask("sh", ["-c", 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done', "sh", ...needed]),
     ask("tar", ["--help"]),
+    ask("find", ["/usr", "-maxdepth", "0", "-printf", "%i"]),
   ]);
   const missing = output.split("\n").filter(Boolean);
-  // BusyBox's has neither.
+  // BusyBox's have none of these.
   if (!tar.output.includes("--xattrs") || !tar.output.includes("--sparse")) missing.push("tar with --xattrs");
+  if (!find.succeeded) missing.push("find with -printf");
   const found = missing.length === 0 ? `all ${needed.length} are there` : `missing: ${missing.join(", ")}`;
   return checked("Programs", missing.length === 0, "TOOL_MISSING", found);
 }
@@ -295,6 +300,7 @@ async function imageDirectories({ config }: Parts): Promise<Check> {
     config.imageDirectories.map(async (directory) => {
       const there = await existing(directory);
       if (!(await writable(there))) return { usable: false, words: `${directory} can't be written` };
+      if (there === directory && !(await isOurs(directory))) return { usable: false, words: `${directory} is not root's` };
       const { bavail, bsize } = await statfs(there);
       return { usable: true, words: `${directory} has ${Math.floor((bavail * bsize) / 2 ** 20)} MiB` };
     }),

@@ -12,6 +12,7 @@
 import { lookup } from "node:dns/promises";
 import { existsSync } from "node:fs";
 import { readdir, writeFile } from "node:fs/promises";
+import { isIP } from "node:net";
 import { execa } from "execa";
 import type { PortMapping } from "../container-engines/spec.ts";
 import { UmsError } from "../errors.ts";
@@ -116,7 +117,20 @@ export async function installForwarding(forwarding: Forwarding): Promise<void> {
   await nft(rulesOf(forwarding, { waiting: false }));
 }
 
-function rulesOf({ slot, ports, to, from }: Forwarding, { waiting }: { waiting: boolean }): string {
+/** Nothing that comes from elsewhere reaches nft as it is. @throws UmsError INTERNAL */
+function expectPlain({ slot, ports, to, from, leaving }: Forwarding): void {
+  const numbers = [slot, ...ports.flatMap(({ hostPort, toPort = hostPort }) => [hostPort, toPort])];
+  const addresses = [to, from, ...leaving, ...ports.flatMap(({ hostIp }) => (hostIp === "" ? [] : [hostIp]))];
+  const isPlain =
+    numbers.every((number) => Number.isInteger(number) && number > 0 && number < 65_536) &&
+    addresses.every((address) => isIP(address) !== 0) &&
+    ports.every(({ protocol }) => ["tcp", "udp", "sctp"].includes(protocol));
+  if (!isPlain) throw new UmsError("INTERNAL", "A forwarding is no list of ports and addresses.");
+}
+
+function rulesOf(forwarding: Forwarding, { waiting }: { waiting: boolean }): string {
+  expectPlain(forwarding);
+  const { slot, ports, to, from } = forwarding;
   // Connections to the host's loopback address can't leave it: they are not forwarded (docs/hosts.md).
   const led = ports.filter(({ hostIp }) => !hostIp.startsWith("127.") && !hostIp.includes(":"));
   const match = ({ hostIp, hostPort, protocol }: ForwardedPort) =>

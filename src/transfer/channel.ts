@@ -6,21 +6,32 @@
 import type { Duplex, Readable } from "node:stream";
 import { once } from "node:events";
 import { readSync } from "node:fs";
+import { isIPv4, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Static, Type } from "typebox";
+import { Value } from "typebox/value";
 import { UmsError } from "../errors.ts";
 
+const Stream = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
 /** What a frame's header says. */
-export type Header =
-  | Readonly<{ kind: "memory"; file: string; offset: number }>
-  | Readonly<{ kind: "open"; stream: number; what: unknown }>
-  | Readonly<{ kind: "data"; stream: number }>
-  | Readonly<{ kind: "end"; stream: number }>
-  | Readonly<{ kind: "flush" }>;
+const Header = Type.Union([
+  Type.Object({ kind: Type.Literal("memory"), file: Type.String({ maxLength: 512 }), offset: Stream }),
+  Type.Object({ kind: Type.Literal("open"), stream: Stream, what: Type.Unknown() }),
+  Type.Object({ kind: Type.Union([Type.Literal("data"), Type.Literal("end")]), stream: Stream }),
+  Type.Object({ kind: Type.Literal("flush") }),
+]);
+type Header = Static<typeof Header>;
 
-/** Node's TLS does best with large writes; eight in flight keep both cores busy and the memory small. */
+/** Node's TLS does best with large writes; a few in flight keep both cores busy and the memory small. */
 const bufferBytes = 1 << 20;
 const buffersInFlight = 6;
-const maxHeaderBytes = 64 << 20;
+/** The longest is that of a tree, with the names that have gone; see {@link namesLength}. */
+const maxHeaderBytes = 1 << 20;
+/** Characters of names that one stream may tell: as JSON, each takes six bytes at most. */
+export const namesLength = 128 << 10;
+const maxReplyBytes = 64 << 10;
+/** Streams that are open at the same time. */
+const maxStreams = 8;
 const replyMs = 2_000;
 
 export type Sender = Readonly<{
@@ -30,6 +41,8 @@ export type Sender = Readonly<{
   /** Resolves when the receiver has stored all that was sent before. @throws what it met */
   flush(timeoutMs: number): Promise<void>;
   bytesSent(): number;
+  /** Where the receiver is, if that is an address of IPv4: it has proved who it is. */
+  peerAddress: string | undefined;
   close(): void;
 }>;
 
@@ -50,17 +63,22 @@ export function createSender(socket: Duplex): Sender {
   socket.on("error", (cause) => fail(new UmsError("SITE_UNREACHABLE", "The data connection to the other site broke.", { cause })));
   socket.on("close", () => fail(new UmsError("SITE_UNREACHABLE", "The other site closed the data connection.")));
   socket.on("data", (chunk: Buffer) => {
-    replies += chunk.toString("utf8");
-    for (let end = replies.indexOf("\n"); end >= 0; end = replies.indexOf("\n")) {
-      const reply = JSON.parse(replies.slice(0, end)) as { ok: boolean; code?: string; message?: string };
-      replies = replies.slice(end + 1);
-      if (reply.ok) flushes.shift()?.resolve();
-      else {
-        const code = diskErrors.find((known) => known === reply.code) ?? "PEER_FAILED";
-        fail(new UmsError(code, `The other site could not store what was sent: ${reply.message ?? "no reason given"}`));
-      }
-    }
+    if (failure) return;
+    const lines = (replies + chunk.toString("utf8")).split("\n");
+    replies = lines.pop() ?? "";
+    for (const line of lines) hear(line);
+    if (replies.length > maxReplyBytes) hear(replies);
   });
+  /** Whatever the other site says, it ends this connection at most. */
+  const hear = (line: string) => {
+    const reply = readReply(line);
+    if (reply?.ok === true) flushes.shift()?.resolve();
+    else {
+      const code = diskErrors.find((known) => known === reply?.code) ?? "PEER_FAILED";
+      fail(new UmsError(code, `The other site could not store what was sent: ${reply?.message ?? "it did not say why"}`));
+      socket.destroy();
+    }
+  };
 
   const throwIfFailed = () => {
     if (failure) throw failure;
@@ -129,6 +147,7 @@ export function createSender(socket: Duplex): Sender {
       }
     },
     bytesSent: () => bytes,
+    peerAddress: peerAddressOf(socket),
     close() {
       // Before the socket says that it is closed: whoever waits for it has to hear of it all the same.
       fail(new UmsError("CANCELLED", "The data connection was closed."));
@@ -136,6 +155,30 @@ export function createSender(socket: Duplex): Sender {
       socket.destroy();
     },
   };
+}
+
+function peerAddressOf(socket: Duplex): string | undefined {
+  const address = (socket as Partial<Socket>).remoteAddress?.replace(/^::ffff:/, "");
+  return address !== undefined && isIPv4(address) ? address : undefined;
+}
+
+const Reply = Type.Object({
+  ok: Type.Boolean(),
+  code: Type.Optional(Type.String({ maxLength: 64 })),
+  message: Type.Optional(Type.String({ maxLength: 4_000 })),
+});
+
+function readReply(line: string): Static<typeof Reply> | undefined {
+  const reply = readJson(line);
+  return Value.Check(Reply, reply) ? reply : undefined;
+}
+
+function readJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Where the pieces of a stream go. `write` may return a promise to slow the connection down. */
@@ -169,7 +212,9 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
         if (headerBytes > maxHeaderBytes) throw new UmsError("BAD_REQUEST", "A frame's header is too long.");
         if (pending.length < 8 + headerBytes) return undefined;
         payloadLeft = pending.readUInt32BE(4);
-        header = JSON.parse(pending.toString("utf8", 8, 8 + headerBytes)) as Header;
+        const read = readJson(pending.toString("utf8", 8, 8 + headerBytes));
+        if (!Value.Check(Header, read)) throw new UmsError("BAD_REQUEST", "A frame's header is not of the documented form.");
+        header = read;
         pending = pending.subarray(8 + headerBytes);
         position = header.kind === "memory" ? header.offset : 0;
       }
@@ -200,7 +245,10 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
     return sink.write(piece);
   };
   const complete = (of: Header): Promise<void> | undefined => {
-    if (of.kind === "open") sinks.set(of.stream, receiver.open(of.what));
+    if (of.kind === "open") {
+      if (sinks.has(of.stream) || sinks.size >= maxStreams) throw new UmsError("BAD_REQUEST", "A stream is open already, or too many are.");
+      sinks.set(of.stream, receiver.open(of.what));
+    }
     if (of.kind === "end") {
       const sink = sinks.get(of.stream);
       sinks.delete(of.stream);
@@ -245,7 +293,8 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
     await ended.promise;
   } catch (cause) {
     const code = isFull(cause) ? "NO_ROOM" : cause instanceof UmsError ? cause.code : undefined;
-    const reply = `${JSON.stringify({ ok: false, code, message: cause instanceof Error ? cause.message : String(cause) })}\n`;
+    const message = (cause instanceof Error ? cause.message : String(cause)).slice(0, 4_000);
+    const reply = `${JSON.stringify({ ok: false, code, message })}\n`;
     await refuse(socket, reply);
     throw cause;
   } finally {

@@ -1,8 +1,9 @@
 /** The files of a service sent over a data connection: each pass sends what changed since the one before. */
 import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
-import type { Sender } from "./channel.ts";
-import { changes, isTmpfs, pack, scan, settle, type Snapshot } from "./tree.ts";
+import { appendFile, mkdir, rm, stat } from "node:fs/promises";
+import path from "node:path";
+import { namesLength, type Sender } from "./channel.ts";
+import { compare, isTmpfs, list, type Listing, pack, readRecords, settle } from "./tree.ts";
 
 /** A directory tree that moves, and its name in the protocol. */
 export type Tree = Readonly<{ tree: string; root: string }>;
@@ -23,22 +24,36 @@ export type FileSender = Readonly<{
   log(data: StreamSender, what: object, file: string): Promise<void>;
 }>;
 
-/** What was sent before is known to one sender for as long as it lives, and belongs to one connection. */
-export function createFileSender(): FileSender {
-  const snapshots = new Map<string, Snapshot>();
+/**
+ * What was sent before is known to one sender for as long as it lives, and belongs to one connection.
+ * @param directory for what it notes; made where it lacks, and its owner's to remove
+ */
+export function createFileSender(directory: string): FileSender {
+  const listings = new Map<string, Listing>();
+  let passes = 0;
   const logsSent = new Map<string, number>();
 
   const sender: FileSender = {
     async tree(data, { tree, root }, { live, signal, rootToo = false }) {
-      const now = scan(root, live ? await settle(root) : undefined);
-      const { changed, deleted } = changes(snapshots.get(tree), now);
-      snapshots.set(tree, now);
-      if (rootToo && !changed.includes(".")) changed.push(".");
-      if (changed.length === 0 && deleted.length === 0) return;
-      if (changed.length === 0) return data.stream({ kind: "tree", tree, deleted }, undefined);
-      const { content, finished } = pack(root, changed, { live, signal });
-      await data.stream({ kind: "tree", tree, deleted }, content);
-      await finished;
+      await mkdir(directory, { recursive: true, mode: 0o700 });
+      const startedAtMs = live ? await settle(root) : Date.now();
+      const before = listings.get(tree);
+      const now = await list(root, path.join(directory, `listing-${passes++}`), { startedAtMs, signal });
+      listings.set(tree, now);
+      const found = await compare(before, now);
+      if (before) await rm(before.file);
+      const changedCount = found.changedCount + (rootToo ? 1 : 0);
+      if (rootToo) await appendFile(found.changed, ".\0");
+      try {
+        if (changedCount + found.deletedCount === 0) return;
+        const last = await sendAllButTheLast(data, tree, found.deleted);
+        if (changedCount === 0) return await data.stream({ kind: "tree", tree, deleted: last }, undefined);
+        const { content, finished } = pack(root, found.changed, { live, signal });
+        await data.stream({ kind: "tree", tree, deleted: last }, content);
+        await finished;
+      } finally {
+        for (const file of [found.changed, found.deleted]) await rm(file, { force: true });
+      }
     },
 
     async live(data, trees, { flushMs, signal }) {
@@ -59,6 +74,26 @@ export function createFileSender(): FileSender {
     },
   };
   return sender;
+}
+
+const deletedMs = 120_000;
+
+/** Names that have gone, in streams that are short enough; each is done before the next comes. @returns the last ones, to go with what has changed */
+async function sendAllButTheLast(data: StreamSender, tree: string, deleted: string): Promise<string[]> {
+  let some: string[] = [];
+  let length = 0;
+  for await (const names of readRecords(deleted)) {
+    for (const name of names) {
+      if (length + name.length > namesLength && some.length > 0) {
+        await data.stream({ kind: "tree", tree, deleted: some }, undefined);
+        await data.flush(deletedMs);
+        [some, length] = [[], 0];
+      }
+      some.push(name);
+      length += name.length;
+    }
+  }
+  return some;
 }
 
 /** Trees that can be sent while the service writes to them, and those that can't: tmpfs has no write-back (tree.ts). */

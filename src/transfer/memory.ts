@@ -1,6 +1,6 @@
 /** A memory image: sent while CRIU still writes it, stored as it comes. */
-import { closeSync, fstatSync, openSync, readdirSync, writeSync, writevSync } from "node:fs";
-import { mkdir, rm, statfs } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readdirSync, writeSync, writevSync } from "node:fs";
+import { mkdir, open, rm, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
@@ -105,13 +105,13 @@ export function openMemoryStore(directory: string): MemoryStore {
 export const imageSlackBytes = 64 << 20;
 
 /**
- * Makes a directory for the image of so much memory in the first of the candidates that has room.
+ * Makes a directory for the image of so much memory in the first of the candidates that is ours and has room.
  * @throws UmsError NO_ROOM
  */
 export async function makeImageDirectory(candidates: readonly string[], id: string, memoryBytes: number): Promise<string> {
   const bytes = memoryBytes + imageSlackBytes;
   for (const candidate of candidates) {
-    await mkdir(candidate, { recursive: true, mode: 0o700 });
+    if (!(await isOurs(candidate))) continue;
     const { bavail, bsize } = await statfs(candidate);
     if (bavail * bsize < bytes) continue;
     const directory = path.join(candidate, id);
@@ -120,4 +120,25 @@ export async function makeImageDirectory(candidates: readonly string[], id: stri
     return directory;
   }
   throw new UmsError("NO_ROOM", `No directory for memory images has ${Math.ceil(bytes / 2 ** 20)} MiB of room: ${candidates.join(", ")}.`);
+}
+
+/**
+ * Makes a directory of memory images, where it lacks, root's alone. In a place where everybody may make one (/dev/shm),
+ * somebody else may have been first, and would choose what is restored.
+ * @returns false where it is another's, or where another could put one of his own in its place
+ */
+export async function isOurs(directory: string): Promise<boolean> {
+  await mkdir(directory, { recursive: true, mode: 0o700 }).catch(() => undefined);
+  const { uid, mode } = await stat(path.dirname(directory));
+  const isOpenToAll = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
+  if (uid !== 0 || isOpenToAll) return false;
+  const opened = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW).catch(() => undefined);
+  if (!opened) return false;
+  try {
+    if ((await opened.stat()).uid !== 0) return false;
+    await opened.chmod(0o700);
+    return true;
+  } finally {
+    await opened.close();
+  }
 }

@@ -18,7 +18,7 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { changes, pack, scan, settle, type Snapshot, unpack } from "./tree.ts";
+import { compare, list, type Listing, pack, readRecords, settle, unpack } from "./tree.ts";
 
 let work: string;
 let from: string;
@@ -34,18 +34,33 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(work, { recursive: true, force: true }));
 
+let passes = 0;
+const listed = async (live = false) =>
+  list(from, path.join(work, `listing-${passes++}`), { ...(live ? { startedAtMs: await settle(from) } : {}), signal });
+async function namesIn(file: string): Promise<string[]> {
+  const names: string[] = [];
+  for await (const some of readRecords(file)) names.push(...some);
+  return names;
+}
+/** A file of names, as a pass makes it. */
+function fileOf(names: readonly string[]): string {
+  const file = path.join(work, `names-${passes++}`);
+  writeFileSync(file, names.map((name) => `${name}\0`).join(""));
+  return file;
+}
+
 /** One pass, as the two halves of a migration make it. */
-async function pass(before: Snapshot | undefined, { live = true } = {}): Promise<{ snapshot: Snapshot; sent: string[] }> {
-  const snapshot = scan(from, live ? await settle(from) : undefined);
-  const { changed, deleted } = changes(before, snapshot);
-  const sink = unpack(to, deleted);
-  if (changed.length > 0) {
+async function pass(before: Listing | undefined, { live = true } = {}): Promise<{ listing: Listing; sent: string[] }> {
+  const listing = await listed(live);
+  const { changed, changedCount, deleted } = await compare(before, listing);
+  const sink = unpack(to, await namesIn(deleted));
+  if (changedCount > 0) {
     const { content, finished } = pack(from, changed, { live, signal });
     for await (const chunk of content) await sink.write(chunk as Buffer);
     await finished;
   }
   await sink.end();
-  return { snapshot, sent: changed };
+  return { listing, sent: await namesIn(changed) };
 }
 
 /** Everything about a tree that a service could see, hard links by the first name of their inode. */
@@ -118,7 +133,7 @@ test("a later pass brings what was written, made, renamed and deleted since, and
   mkdirSync(path.join(from, "fifo"));
   writeFileSync(path.join(from, "fifo/now a directory"), "");
   rmSync(path.join(from, "whiteout"));
-  const second = await pass(first.snapshot, { live: false });
+  const second = await pass(first.listing, { live: false });
   expect(describeTree(to)).toEqual(describeTree(from));
   expect(second.sent).not.toContain("./untouched");
 });
@@ -129,7 +144,7 @@ test("a change that hides behind an equal size and an old modification time is f
   const first = await pass(undefined);
   writeFileSync(path.join(from, "file"), "BBBB");
   utimesSync(path.join(from, "file"), 1000, 1000);
-  await pass(first.snapshot, { live: false });
+  await pass(first.listing, { live: false });
   expect(readFileSync(path.join(to, "file"), "utf8")).toBe("BBBB");
 });
 
@@ -151,7 +166,7 @@ sys.stdin.readline(); m[0:5] = b"again"; print("stored", flush=True); sys.stdin.
     const first = await pass(undefined);
     child.stdin.write("\n");
     await line();
-    await pass(first.snapshot, { live: false });
+    await pass(first.listing, { live: false });
     expect(readFileSync(path.join(to, "mapped"), "latin1").slice(0, 5)).toBe("again");
   } finally {
     child.kill("SIGKILL");
@@ -160,12 +175,12 @@ sys.stdin.readline(); m[0:5] = b"again"; print("stored", flush=True); sys.stdin.
 
 test("a pass over a tree whose files vanish meanwhile does not fail", async () => {
   for (let index = 0; index < 50; index++) writeFileSync(path.join(from, `f${index}`), "x");
-  const snapshot = scan(from);
+  const { changed } = await compare(undefined, await listed());
   for (let index = 0; index < 50; index += 2) rmSync(path.join(from, `f${index}`));
-  const { content, finished } = pack(from, [...snapshot.entries.keys()], { live: true, signal });
+  const { content, finished } = pack(from, changed, { live: true, signal });
   for await (const chunk of content) void chunk;
   await expect(finished).resolves.toBeUndefined();
-  const { content: strict, finished: failed } = pack(from, [...snapshot.entries.keys()], { live: false, signal });
+  const { content: strict, finished: failed } = pack(from, changed, { live: false, signal });
   for await (const chunk of strict) void chunk;
   await expect(failed).rejects.toMatchObject({ code: "FILES_UNREADABLE" });
 });
@@ -182,12 +197,58 @@ test("a link that an earlier pass has made leads nowhere: outside of the tree no
     symlinkSync(target, path.join(to, "x"));
     mkdirSync(path.join(from, "x"), { recursive: true });
     writeFileSync(path.join(from, "x/planted"), "");
-    const { content, finished } = pack(from, ["./x/planted"], { live: false, signal });
+    const { content, finished } = pack(from, fileOf(["./x/planted"]), { live: false, signal });
     const sink = unpack(to, ["./x/kept"]);
     for await (const chunk of content) await sink.write(chunk as Buffer);
     await finished;
     await sink.end().catch(() => undefined); // that it fails is not what matters
     expect(readdirSync(outside)).toEqual(["kept"]);
     rmSync(path.join(to, "x"), { recursive: true });
+  }
+});
+
+test("a path to delete that leaves its tree is nobody's unhandled error", async () => {
+  const unhandled: unknown[] = [];
+  const note = (cause: unknown) => void unhandled.push(cause);
+  process.on("unhandledRejection", note);
+  const sink = unpack(to, ["../x"]);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  await expect(sink.end()).rejects.toMatchObject({ code: "BAD_REQUEST" });
+  process.off("unhandledRejection", note);
+  expect(unhandled).toEqual([]);
+});
+
+test("names of any kind are told apart, whatever order their parts have", async () => {
+  for (const name of ["a/ 1", "a/b/c"]) mkdirSync(path.join(from, name), { recursive: true });
+  for (const name of ["a!", "a b", "a\n", "a/ 1/5 2 f"]) writeFileSync(path.join(from, name), "x");
+  execFileSync("sleep", ["0.1"]);
+  const first = await pass(undefined);
+  rmSync(path.join(from, "a b"));
+  writeFileSync(path.join(from, "a/ 1/5 2 f"), "longer");
+  const second = await pass(first.listing, { live: false });
+  expect(second.sent.toSorted()).toEqual([".", "./a/ 1/5 2 f"]);
+  expect(Object.keys(describeTree(to))).toEqual(Object.keys(describeTree(from)));
+  expect(readFileSync(path.join(to, "a/ 1/5 2 f"), "utf8")).toBe("longer");
+});
+
+test("a link in the place of a directory that is being read leads nowhere", async () => {
+  const secret = path.join(work, "secret");
+  mkdirSync(secret);
+  writeFileSync(path.join(secret, "key"), "the host's own");
+  mkdirSync(path.join(from, "d"));
+  writeFileSync(path.join(from, "d/key"), "mine");
+  const { changed } = await compare(undefined, await listed());
+  for (const target of [secret, "../secret"]) {
+    rmSync(path.join(from, "d"), { recursive: true });
+    symlinkSync(target, path.join(from, "d"));
+    const { content, finished } = pack(from, changed, { live: true, signal });
+    const sink = unpack(to, []);
+    for await (const chunk of content) await sink.write(chunk as Buffer);
+    await finished;
+    await sink.end();
+    expect(describeTree(to)["d/key"]).toBeUndefined();
+    expect(await namesIn((await listed()).file)).not.toContainEqual(expect.stringContaining("d/key"));
+    rmSync(to, { recursive: true });
+    mkdirSync(to);
   }
 });

@@ -7,35 +7,39 @@
  * which the kernel write-protects the page and the next store is noted (Linux, Documentation/filesystems/vfs.rst,
  * page_mkwrite). tmpfs has no write-back, so trees on it are sent whole, after the freeze.
  */
-import { lstatSync, readdirSync } from "node:fs";
+import { createReadStream } from "node:fs";
 import { statfs } from "node:fs/promises";
+import path from "node:path";
 import type { Readable } from "node:stream";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import type { Sink } from "./channel.ts";
-import { confinedTo } from "./confined.ts";
+import { confinedTo, readingOnly } from "./confined.ts";
+import { fileSink } from "./sink.ts";
 
 /**
  * A name on Linux is bytes, of no encoding. Here each byte is one character, so that names are strings, and JSON, and
  * nothing is lost of those that aren't UTF-8.
  */
 const bytesOf = (name: string) => Buffer.from(name, "latin1");
-const below = (root: string, name: string) => Buffer.concat([Buffer.from(`${root}/`), bytesOf(name)]);
 
-/** What one pass saw: for each path below the root, what tells whether it is still the same. */
-export type Snapshot = Readonly<{ startedAtMs: number; entries: ReadonlyMap<string, Entry> }>;
-type Entry = Readonly<{ inode: bigint; changedNs: bigint; type: bigint }>;
+/** What one pass saw: a file with a record for each path below the root, in the order of the paths. */
+export type Listing = Readonly<{ startedAtMs: number; file: string }>;
+
+/** What a later pass has to do: both are files of names, each of which ends with a NUL. */
+export type Changes = Readonly<{ changed: string; deleted: string; changedCount: number; deletedCount: number }>;
 
 /** Change times come from a clock that ticks; two changes within a tick may look like one. */
 const tickMs = 20;
-const typeMask = 0o170000n;
 const tmpfsMagic = 0x01021994;
+const listMs = 600_000;
+const C = { LC_ALL: "C" };
 
 export const isTmpfs = async (directory: string) => (await statfs(directory)).type === tmpfsMagic;
 
 /**
  * Makes later stores to mapped files visible in their change times.
- * @returns when it began, in milliseconds: a page may be dirtied again before the scan that follows
+ * @returns when it began, in milliseconds: a page may be dirtied again before the listing that follows
  */
 export async function settle(root: string): Promise<number> {
   const startedAtMs = Date.now();
@@ -43,78 +47,136 @@ export async function settle(root: string): Promise<number> {
   return startedAtMs;
 }
 
-/** @param startedAtMs what {@link settle} returned; a change after it makes the next pass send the file again */
-export function scan(root: string, startedAtMs = Date.now()): Snapshot {
-  const entries = new Map<string, Entry>();
-  const visit = (relative: string) => {
-    let stat;
-    try {
-      stat = lstatSync(below(root, relative), { bigint: true });
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return; // gone while we looked: the next pass sees it so
-      throw cause;
+/** Between a path and what is known of it: no path has two slashes in a row, so that records sort as their paths do. */
+const separator = "//";
+
+/**
+ * Lists a tree into a file, apart from this process: a tree may have a million names.
+ * @param options.startedAtMs what {@link settle} returned; a change after it makes the next pass send the file again
+ * @throws UmsError FILES_UNREADABLE
+ */
+export async function list(
+  root: string,
+  file: string,
+  { startedAtMs = Date.now(), signal }: { startedAtMs?: number; signal: AbortSignal },
+): Promise<Listing> {
+  const [confine, ...confinement] = readingOnly(root);
+  const options = { reject: false, cancelSignal: signal, timeout: listMs, env: C } as const;
+  const found = execa(confine, [...confinement, "find", ".", "-printf", `%p${separator}%i %C@ %y\\0`], {
+    ...options,
+    stdin: "ignore",
+    buffer: { stdout: false },
+  });
+  const sorting = ["--zero-terminated", "--buffer-size=16M", `--temporary-directory=${path.dirname(file)}`];
+  const sorted = found.pipe("sort", sorting, { ...options, stdout: { file } });
+  const [{ stderr, isCanceled }, { failed, stderr: complaint }] = await Promise.all([found, sorted]);
+  if (isCanceled) signal.throwIfAborted();
+  // What has gone while we looked is seen so by the next pass.
+  const worst = stderr.split("\n").find((line) => line !== "" && !/No such file or directory|Not a directory/.test(line));
+  if (worst !== undefined || failed) throw unreadable(worst ?? complaint);
+  return { startedAtMs, file };
+}
+
+const unreadable = (why: string) => new UmsError("FILES_UNREADABLE", `The service's files could not be read: ${why.trim().slice(0, 300)}`);
+
+/** The records of a file, each of which ends with a NUL, some at a time. */
+export async function* readRecords(file: string): AsyncGenerator<string[], void, undefined> {
+  let rest = "";
+  for await (const chunk of createReadStream(file, { encoding: "latin1" }) as AsyncIterable<string>) {
+    const records = (rest + chunk).split("\0");
+    rest = records.pop() ?? "";
+    yield records;
+  }
+}
+
+type Listed = Readonly<{ name: string; key: string; facts: string }>;
+
+async function* readListing(file: string): AsyncGenerator<Listed, void, undefined> {
+  for await (const records of readRecords(file)) {
+    for (const record of records) {
+      const at = record.indexOf(separator);
+      yield { name: record.slice(0, at), key: record.slice(0, at + separator.length), facts: record.slice(at + separator.length) };
     }
-    entries.set(relative, { inode: stat.ino, changedNs: stat.ctimeNs, type: stat.mode & typeMask });
-    if (!stat.isDirectory()) return;
-    for (const name of readNames(below(root, relative))) visit(relative === "." ? `./${name}` : `${relative}/${name}`);
+  }
+}
+
+/** Names to send and names to delete, so that a copy made at `before` becomes what `now` saw. Written beside `now`'s own file. */
+export async function compare(before: Listing | undefined, now: Listing): Promise<Changes> {
+  const [changed, deleted] = [namesInto(`${now.file}.changed`), namesInto(`${now.file}.deleted`)];
+  const since = before === undefined ? 0 : (before.startedAtMs - tickMs) / 1_000;
+  const isYoung = (facts: string) => Number(facts.split(" ")[1]) >= since;
+  const typeOf = (facts: string) => facts.slice(facts.lastIndexOf(" "));
+  const olds = before === undefined ? undefined : readListing(before.file);
+  let old = await olds?.next();
+  for await (const entry of readListing(now.file)) {
+    for (; old && !old.done && old.value.key < entry.key; old = await olds?.next()) await deleted.add(old.value.name);
+    const same = old && !old.done && old.value.key === entry.key ? old.value : undefined;
+    if (same?.facts !== entry.facts || isYoung(entry.facts)) await changed.add(entry.name);
+    if (!same) continue;
+    if (typeOf(same.facts) !== typeOf(entry.facts)) await deleted.add(entry.name);
+    old = await olds?.next();
+  }
+  for (; old && !old.done; old = await olds?.next()) await deleted.add(old.value.name);
+  const [changedCount, deletedCount] = await Promise.all([changed.end(), deleted.end()]);
+  return { changed: `${now.file}.changed`, deleted: `${now.file}.deleted`, changedCount, deletedCount };
+}
+
+/** @returns also how many names have been added, when all of them are written */
+function namesInto(file: string): { add(name: string): Promise<void> | undefined; end(): Promise<number> } {
+  const sink = fileSink(file, "w");
+  let gathered: string[] = [];
+  let count = 0;
+  const write = () => {
+    const text = gathered.map((name) => `${name}\0`).join("");
+    gathered = [];
+    return text === "" ? undefined : sink.write(bytesOf(text));
   };
-  visit(".");
-  return { startedAtMs, entries };
+  return {
+    add(name) {
+      count++;
+      gathered.push(name);
+      return gathered.length < namesAtOnce ? undefined : write();
+    },
+    async end() {
+      await write();
+      await sink.end();
+      return count;
+    },
+  };
 }
-
-function readNames(directory: Buffer): string[] {
-  try {
-    return readdirSync(directory, "latin1");
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT" || (cause as NodeJS.ErrnoException).code === "ENOTDIR") return [];
-    throw cause;
-  }
-}
-
-/** Paths to send and paths to delete, so that a copy made at `before` becomes what `now` saw. */
-export function changes(before: Snapshot | undefined, now: Snapshot): { changed: string[]; deleted: string[] } {
-  if (!before) return { changed: [...now.entries.keys()], deleted: [] };
-  const since = BigInt(before.startedAtMs - tickMs) * 1_000_000n;
-  const changed: string[] = [];
-  const deleted: string[] = [];
-  for (const [name, entry] of now.entries) {
-    const old = before.entries.get(name);
-    if (!old || old.inode !== entry.inode || old.changedNs !== entry.changedNs || entry.changedNs >= since) changed.push(name);
-    if (old && old.type !== entry.type) deleted.push(name);
-  }
-  for (const name of before.entries.keys()) if (!now.entries.has(name)) deleted.push(name);
-  return { changed, deleted };
-}
+const namesAtOnce = 1_000;
 
 const attributes = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls"];
 
-/** An archive of just these paths. While the tree is written to, what vanishes or changes is left to the next pass. */
+/** An archive of just the paths that a file names. While the tree is written to, what vanishes or changes is left to the next pass. */
 export function pack(
   root: string,
-  paths: readonly string[],
+  names: string,
   { live, signal }: { live: boolean; signal: AbortSignal },
 ): { content: Readable; finished: Promise<void> } {
+  const [confine, ...confinement] = readingOnly(root);
   const tar = execa(
-    "tar",
+    confine,
     [
+      ...confinement,
+      "tar",
       "--create",
       "--file=-",
       "--format=posix",
       "--sparse",
       "--no-recursion",
       ...attributes,
-      `--directory=${root}`,
       "--null",
       "--verbatim-files-from",
       "--files-from=-",
     ],
     {
-      input: bytesOf(paths.map((name) => `${name}\0`).join("")),
+      stdin: { file: names },
       buffer: { stdout: false },
       encoding: "buffer",
       reject: false,
       cancelSignal: signal,
-      env: { LC_ALL: "C" },
+      env: C,
     },
   );
   const finished = tar.then(({ exitCode, stderr, isCanceled }) => {
@@ -122,11 +184,7 @@ export function pack(
     const message = Buffer.from(stderr).toString("utf8");
     // 1: something changed while it was read; 2 with "Cannot stat" or "open": it was deleted. Sockets CRIU makes itself.
     const tolerated = exitCode === 0 || (live && (exitCode === 1 || (exitCode === 2 && onlyVanished(message))));
-    if (!tolerated)
-      throw new UmsError(
-        "FILES_UNREADABLE",
-        `The service's files could not be read: ${message.trim().split("\n")[0] ?? `tar ended with ${exitCode}`}`,
-      );
+    if (!tolerated) throw unreadable(message.trim().split("\n")[0] ?? `tar ended with ${exitCode}`);
   });
   finished.catch(() => undefined); // the reader of `content` asks for it
   return { content: tar.stdout, finished };
@@ -145,6 +203,7 @@ const onlyVanished = (message: string) =>
 /** Applies one pass: deletes, then unpacks what is written to the sink. Both leave everything outside of the tree alone. */
 export function unpack(root: string, deleted: readonly string[]): Sink {
   const ready = remove(root, deleted);
+  ready.catch(() => undefined); // met at the first piece, or at the end
   const [confine, ...confined] = confinedTo(root);
   const tar = execa(
     confine,
@@ -152,7 +211,7 @@ export function unpack(root: string, deleted: readonly string[]): Sink {
     {
       stdin: "pipe",
       reject: false,
-      env: { LC_ALL: "C" },
+      env: C,
     },
   );
   const { stdin } = tar;
@@ -186,7 +245,7 @@ async function remove(root: string, deleted: readonly string[]): Promise<void> {
   const { exitCode, stderr } = await execa(confine, [...confined, "xargs", "--null", "rm", "--recursive", "--force", "--"], {
     input: bytesOf(deleted.map((name) => `${name}\0`).join("")),
     reject: false,
-    env: { LC_ALL: "C" },
+    env: C,
   });
   if (exitCode !== 0) throw new UmsError("FILES_UNWRITABLE", `Files could not be deleted: ${stderr.trim().split("\n")[0] ?? ""}`);
 }

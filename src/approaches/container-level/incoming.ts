@@ -6,7 +6,6 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
-import { Value } from "typebox/value";
 import { forgetCachedFiles, prepareBundle } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { criuError, removeImages } from "../../checkpoint/runc.ts";
@@ -14,16 +13,19 @@ import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, unlessCriuI
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
 import { type ContainerSpec, differences, lacking } from "../../container-engines/spec.ts";
-import { UmsError } from "../../errors.ts";
+import { codeFrom, UmsError } from "../../errors.ts";
+import { overlap } from "../../preflight/destination.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
-import { receive, type Sink } from "../../transfer/channel.ts";
+import type { Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
-import { counted, fileSink } from "../../transfer/sink.ts";
+import { fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { startAgain } from "./restart-policy.ts";
 import type { ServiceNeed } from "../need.ts";
-import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, portKey, StreamContent } from "../protocol.ts";
+import type { ArmAnswer, CheckAnswer, CreateAnswer, PeerState, StreamContent } from "../protocol.ts";
+import { portKey } from "../protocol.ts";
+import { type Allowance, createAllowance, receiveService } from "../receive.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
 import { asChecks } from "../translation/refusals.ts";
 import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
@@ -104,12 +106,14 @@ type Reservation = {
   staleRoot?: string;
   /** Where each kind of stream goes. Looked up early: while the shim waits, Podman answers nothing about the container. */
   readonly places: Map<string, string>;
-  bytes: number;
+  readonly allowance: Allowance;
 };
 
 export function createIncoming(parts: IncomingParts): Incoming {
   const { engine, records, log } = parts;
   const reservations = new Map<string, Reservation>();
+  /** Those that are being judged: they count already. */
+  const openings = new Map<string, Promise<void>>();
   const connections = new Set<Duplex>();
 
   const isCommitted = (id: string) => records.ended(id) === "committed" || records.fact<boolean>(id, "committed") === true;
@@ -149,15 +153,64 @@ export function createIncoming(parts: IncomingParts): Incoming {
     return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
   }
 
+  /** @returns the image, which has the migration's mark */
   async function pull(
+    id: string,
     digests: readonly string[],
     { isWanted, signal }: { isWanted: (image: Image) => boolean; signal: AbortSignal },
   ): Promise<Image | undefined> {
+    records.setFact(id, "imageMark", imageMark(id));
     for (const digest of digests.filter((each) => !each.startsWith("localhost/"))) {
-      const pulled = await engine.pullImage(digest, signal);
+      const pulled = await engine.pullImage(digest, { mark: imageMark(id), signal });
       if (pulled && isWanted(pulled)) return pulled;
+      if (pulled) await engine.removeImage(imageMark(id));
     }
     return undefined;
+  }
+
+  /** Names of the image at the source, as far as no other image has them here. The one by which the container knows it comes last, as Podman's first. */
+  async function nameImage(id: string, { image, spec }: ContainerNeed): Promise<void> {
+    if (records.fact<string>(id, "imageMark") === undefined) return; // it was here before
+    const wanted = image.names.filter((name) => name !== spec.imageName);
+    const names = [...wanted, ...(image.names.includes(spec.imageName) ? [spec.imageName] : [])];
+    for (const name of names) {
+      if (await engine.findImage(name)) continue;
+      records.setFact(id, "imageNames", [...(records.fact<string[]>(id, "imageNames") ?? []), name]);
+      await engine.nameImage(image.id, name);
+    }
+  }
+
+  /** @throws UmsError where another migration that has not ended is to have the same */
+  function expectApart(id: string, { spec, volumes }: ContainerNeed): void {
+    for (const other of [...reservations.values()].filter((each) => each.id !== id)) {
+      const by = `of migration ${other.id}, which arrives here`;
+      if (other.need.spec.name === spec.name) throw new UmsError("NAME_TAKEN", `Container ${spec.name} is that ${by}.`);
+      const volume = volumes.find(({ name }) => other.need.volumes.some((each) => each.name === name));
+      if (volume) throw new UmsError("VOLUME_EXISTS", `Volume ${volume.name} is that ${by}.`);
+      const port = spec.ports.find((each) => other.need.spec.ports.some((taken) => overlap(each, taken)));
+      if (port) throw new UmsError("PORT_TAKEN", `Port ${port.hostPort}/${port.protocol} is that ${by}.`);
+    }
+  }
+
+  async function openReservation(id: string, peer: string, asked: ServiceNeed): Promise<void> {
+    const { need, answer } = await understand(peer, asked, AbortSignal.timeout(60_000));
+    const refused = answer.checks.find(({ ok }) => !ok);
+    if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
+    expectApart(id, need);
+    records.create({ id, peer, need });
+    reservations.set(id, {
+      id,
+      peer,
+      asked,
+      need,
+      cancelled: new AbortController(),
+      state: "reserved",
+      seenAt: Date.now(),
+      busy: Promise.resolve(),
+      places: new Map(),
+      allowance: createAllowance({ ...need, imageBytes: need.image.sizeBytes }),
+    });
+    records.setFact(id, "need", need);
   }
 
   async function armOnce(reservation: Reservation): Promise<void> {
@@ -185,7 +238,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       await setNetworkSysctls(namespace, need.spec.sysctls);
     }
     reservation.state = "armed";
-    records.progress(id, reservation);
+    records.progress(id, { state: reservation.state, bytes: reservation.allowance.bytes() });
   }
 
   async function restoreOnce(reservation: Reservation): Promise<void> {
@@ -223,18 +276,28 @@ export function createIncoming(parts: IncomingParts): Incoming {
       await letGo(containerId, "give-up");
       await breakOff(containerId);
       const container = await engine.find(containerId);
-      if (container) {
+      // By its name it may be anybody's: only what bears this migration's id is undone.
+      if (container?.migration === id) {
         await parts.marks.set(container.id); // its restart policy must not bring it back while it is removed
         await engine.remove(container.id);
         await parts.marks.clear(container.id);
       }
       await forgetRestore(containerId);
     }
-    for (const volume of records.fact<string[]>(id, "volumes") ?? []) await engine.removeVolume(volume);
-    const image = records.fact<string>(id, "image");
-    if (image !== undefined)
-      await engine.removeImage(image).catch((cause: unknown) => log.warn({ cause, image }, "an image could not be removed"));
+    for (const volume of records.fact<string[]>(id, "volumes") ?? [])
+      if ((await engine.findVolume(volume))?.migration === id) await engine.removeVolume(volume);
+    await removeImage(id);
     await cleanUp(id);
+  }
+
+  /** What this migration has brought of it: its names, and itself where nobody has named it otherwise meanwhile. */
+  async function removeImage(id: string): Promise<void> {
+    const mark = records.fact<string>(id, "imageMark");
+    if (mark === undefined) return;
+    const image = await engine.findImage(mark);
+    for (const name of records.fact<string[]>(id, "imageNames") ?? [])
+      if (image && (await engine.findImage(name))?.id === image.id) await engine.unnameImage(name);
+    await engine.removeImage(mark).catch((cause: unknown) => log.warn({ cause, mark }, "an image could not be removed"));
   }
 
   async function cleanUp(id: string): Promise<void> {
@@ -247,6 +310,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function cleanUpCommitted(id: string): Promise<void> {
     const containerId = records.fact<string>(id, "containerId");
     if (containerId !== undefined) await forgetRestore(containerId);
+    const mark = records.fact<string>(id, "imageMark");
+    if (mark !== undefined) await engine.unnameImage(mark);
     await cleanUp(id);
   }
 
@@ -295,44 +360,28 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
     async reserve(id, peer, asked) {
       if (records.ended(id)) throw new UmsError("COPY_IS_GONE", `Migration ${id} has ended here.`);
-      let reservation = reservations.get(id);
-      if (!reservation) {
-        if (reservations.size >= parts.maxIncoming)
-          throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
-        const { need, answer } = await understand(peer, asked, AbortSignal.timeout(60_000));
-        const refused = answer.checks.find(({ ok }) => !ok);
-        if (refused) throw new UmsError(refused.code as "INTERNAL", refused.detail ?? refused.name);
-        records.create({ id, peer, need });
-        records.setFact(id, "need", need);
-        reservation = {
-          id,
-          peer,
-          asked,
-          need,
-          cancelled: new AbortController(),
-          state: "reserved",
-          seenAt: Date.now(),
-          busy: Promise.resolve(),
-          places: new Map(),
-          bytes: 0,
-        };
-        reservations.set(id, reservation);
+      if (!reservations.has(id)) {
+        let opening = openings.get(id);
+        if (!opening) {
+          if (reservations.size + openings.size >= parts.maxIncoming)
+            throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
+          opening = openReservation(id, peer, asked).finally(() => openings.delete(id));
+          openings.set(id, opening);
+        }
+        await opening;
       }
       const owned = mine(id, peer);
       return inTurn(owned, async () => {
         const { image } = owned.need;
         if (await engine.findImage(image.id)) return {};
         const isWanted = ({ id: pulledId }: Image) => asked.kind === "Pod" || pulledId === image.id;
-        const pulled = await pull(image.digests, { isWanted, signal: owned.cancelled.signal });
+        const pulled = await pull(id, image.digests, { isWanted, signal: owned.cancelled.signal });
         if (asked.kind === "Pod") {
           if (!pulled) throw new UmsError("IMAGE_NOT_IN_REGISTRY", `This host could not pull ${image.digests.join(", ")}.`);
           owned.need = containerOfPod(asked, { image: pulled, left: parts.left(owned.need.spec.name, peer) }).need;
           records.setFact(id, "need", owned.need);
         }
-        if (pulled) {
-          records.setFact(id, "image", pulled.id);
-          return {};
-        }
+        if (pulled) return {};
         await mkdir(path.join(blobsDirectory(id), "blobs/sha256"), { recursive: true });
         const held = new Set((await engine.images()).flatMap(({ layers }) => layers));
         return { layers: image.layers.filter((layer) => !held.has(layer)) };
@@ -343,8 +392,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
       inTurn(mine(id, peer), async () => {
         const { need, cancelled } = mine(id, peer);
         if (await engine.findImage(need.image.id)) return;
-        records.setFact(id, "image", need.image.id);
-        await engine.loadImage(need.image, blobsDirectory(id), cancelled.signal);
+        records.setFact(id, "imageMark", imageMark(id));
+        await engine.loadImage(need.image, blobsDirectory(id), { mark: imageMark(id), signal: cancelled.signal });
         await rm(blobsDirectory(id), { recursive: true, force: true });
         if (!(await engine.findImage(need.image.id)))
           throw new UmsError("PEER_FAILED", "The image that came over is not the one that was announced.");
@@ -358,11 +407,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
         for (const { name, labels } of need.volumes) {
           if (await engine.findVolume(name)) throw new UmsError("VOLUME_EXISTS", `Volume ${name} exists at the destination.`);
           records.setFact(id, "volumes", [...(records.fact<string[]>(id, "volumes") ?? []), name]);
-          await engine.createVolume(name, labels);
+          await engine.createVolume(name, { labels, migration: id });
         }
+        await nameImage(id, need);
         // Known by its name until it has an id, so that a crash in between leaves nothing behind.
         records.setFact(id, "containerId", need.spec.name);
-        reservation.containerId = await engine.createTwin(need.spec);
+        reservation.containerId = await engine.createTwin(need.spec, { migration: id });
         await parts.marks.set(reservation.containerId); // until the commit: its restart policy, or a reboot, would start a second, empty copy
         records.setFact(id, "containerId", reservation.containerId);
         const twin = await engine.find(reservation.containerId);
@@ -377,7 +427,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
           throw new UmsError("SHIM_SILENT", `The destination's container got the runtime ${twin.runtime}.`);
         const unlike = twin ? unlikeness(reservation, twin.spec) : ["all"];
         if (unlike.length > 0) {
-          log.warn({ id, unlike, wanted: need.spec, got: twin?.spec }, "the twin is unlike its source");
+          log.warn({ id, unlike }, "the twin is unlike its source");
           throw new UmsError(
             "TWIN_DIFFERS",
             `The destination's container engine would give the service other settings: ${unlike.join(", ")}.`,
@@ -456,26 +506,16 @@ export function createIncoming(parts: IncomingParts): Incoming {
       const reservation = mine(id, peer);
       connections.add(socket);
       socket.on("error", () => undefined); // told by `receive`
-      const count = (bytes: number) => {
-        reservation.bytes += bytes;
-        reservation.seenAt = Date.now();
-      };
       try {
-        await receive(socket, head, {
-          memory(part, chunk) {
-            if (!reservation.memory) throw new UmsError("PEER_FAILED", "Memory came before its destination was armed.");
-            reservation.memory.write(part, chunk);
-            count(chunk.length);
+        await receiveService(socket, head, {
+          allowance: reservation.allowance,
+          memory: () => reservation.memory,
+          sinkFor: (content) => sinkFor(reservation, content),
+          received: () => (reservation.seenAt = Date.now()),
+          flushed() {
+            records.progress(id, { state: reservation.state, bytes: reservation.allowance.bytes() });
           },
-          open(what) {
-            if (!Value.Check(StreamContent, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
-            return counted(sinkFor(reservation, what), count);
-          },
-          async flushed() {
-            reservation.memory?.flush();
-            reservation.seenAt = Date.now();
-            records.progress(id, reservation);
-          },
+          signal: reservation.cancelled.signal,
         });
       } catch (cause) {
         if (!reservation.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");
@@ -500,6 +540,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
       }
       const images = await Promise.all(parts.imageDirectories.map((directory) => readdir(directory).catch(() => [])));
       for (const id of new Set(images.flat())) if (records.ended(id) === "committed") await cleanUpCommitted(id);
+      // After a reboot the directories of memory images don't tell it any more.
+      for (const name of (await engine.images()).flatMap(({ names }) => names)) {
+        const ended = records.ended(markedBy(name) ?? "");
+        if (ended === "committed") await engine.unnameImage(name);
+        if (ended === "gone") await engine.removeImage(name);
+      }
     },
 
     async close() {
@@ -520,9 +566,14 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
 /** Names of the settings in which the twin is not what it should be. */
 function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need">, twin: ContainerSpec): string[] {
-  const { sysctls, imageName } = spec; // Podman tells the ones of a container that runs; and knows the image by names of its own
-  return asked.kind === "Container" ? differences(spec, { ...twin, sysctls }) : lacking(spec, { ...twin, sysctls, imageName });
+  const { sysctls, imageName } = spec; // Podman tells the ones of a container that runs; and knows the image, which is the same, by names of its own
+  const got = { ...twin, sysctls, imageName };
+  return asked.kind === "Container" ? differences(spec, got) : lacking(spec, got);
 }
+
+/** The name by which an image is known to be of a migration that has not ended. */
+const imageMark = (id: string) => `localhost/ums/${id}:latest`;
+const markedBy = (name: string) => /^localhost\/ums\/([0-9a-f]{12}):latest$/.exec(name)?.[1];
 
 async function within(timeoutMs: number, action: Promise<void>): Promise<void> {
   const limit = Promise.withResolvers<never>();

@@ -2,6 +2,7 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
+import { Type } from "typebox";
 import { freezerOf, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
@@ -26,8 +27,8 @@ import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import { type ArmAnswer, type CreateAnswer, type DataTarget, dataTarget, portKey } from "../protocol.ts";
-import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget, dataTarget, portKey } from "../protocol.ts";
+import { type ContainerNeed, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
 
 /** What the source must know after a crash. */
@@ -79,7 +80,7 @@ export function createOutgoing(
   const { engine, peer, limits } = parts;
   const workDirectory = path.join(parts.workDirectory, plan.id);
   const site = createDestinationSite(peer, plan.id, limits);
-  const files = createFileSender();
+  const files = createFileSender(path.join(workDirectory, "files"));
   let sender: Sender | undefined;
   /** Before the hold; whoever takes over after a crash undoes, and doesn't need it. */
   let opened: ReadonlySet<string> = new Set();
@@ -120,10 +121,8 @@ export function createOutgoing(
   }
 
   async function arm(signal: AbortSignal): Promise<void> {
-    const { ports: ledTo, address = parts.peerHost() } = await site.ask<ArmAnswer>("POST", "/arm", {
-      timeoutMs: limits.reserveMs,
-      signal,
-    });
+    const { ports: ledTo } = await site.ask("POST", "/arm", ArmAnswer, { timeoutMs: limits.reserveMs, signal });
+    const address = (await connect(signal)).peerAddress ?? parts.peerHost();
     const ports = known().container.spec.ports.flatMap((port) => {
       if (!ledTo) return [port];
       const toPort = ledTo[portKey({ port: port.containerPort, protocol: port.protocol })];
@@ -272,7 +271,7 @@ export function createOutgoing(
         await data.stream({ kind: "image", file }, createReadStream(path.join(directory, file), { highWaterMark: 1 << 20 }));
       }
       await data.flush(limits.reserveMs);
-      await site.ask("POST", "/image", { timeoutMs: limits.reserveMs, signal });
+      await site.ask("POST", "/image", Type.Unknown(), { timeoutMs: limits.reserveMs, signal });
     } finally {
       await rm(directory, { recursive: true, force: true });
     }
@@ -281,9 +280,9 @@ export function createOutgoing(
   const destination: Destination = {
     async reserve(_plan, signal) {
       const { need } = known();
-      const { layers } = await site.ask<ReserveAnswer>("PUT", "", { body: need, timeoutMs: limits.reserveMs, signal });
+      const { layers } = await site.ask("PUT", "", ReserveAnswer, { body: need, timeoutMs: limits.reserveMs, signal });
       if (layers) await sendImage(need, layers, signal);
-      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      const created = await site.ask("POST", "/create", CreateAnswer, { timeoutMs: limits.reserveMs, signal });
       parts.facts.set({ ...known(), target: dataTarget(created, { site: plan.destination, host: parts.peerHost() }) });
     },
     release: site.release,
@@ -293,7 +292,7 @@ export function createOutgoing(
       await expectFrozen(); // the last moment at which it can be undone
     },
     destroyRestored: site.destroyRestored,
-    commit: site.commit,
+    commit: async () => void (await site.commit(Type.Unknown())),
   };
 
   return { source, destination, bytesSent: () => sender?.bytesSent() ?? 0, close: () => sender?.close() };

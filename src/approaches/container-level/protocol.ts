@@ -39,4 +39,5 @@ export const ContainerNeed = Type.Object(
 export type ContainerNeed = Static<typeof ContainerNeed>;
 
 /** `layers`: those which the destination lacks; absent when it has the whole image. */
-export type ReserveAnswer = Readonly<{ layers?: string[] }>;
+export const ReserveAnswer = Type.Object({ layers: Type.Optional(Type.Array(Digest, { maxItems: 512 })) }, closed);
+export type ReserveAnswer = Static<typeof ReserveAnswer>;

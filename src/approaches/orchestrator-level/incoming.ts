@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type ErrorCode, UmsError } from "../../errors.ts";
+import { codeFrom, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import type { ServiceNeed } from "../need.ts";
@@ -323,10 +323,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       const secret = randomBytes(16).toString("hex");
       const token = `${client.address}/${secret}`;
       await records.update(id, { podUid, node, token });
-      const { containers, volumes, memoryBytes } = need;
+      const { containers, volumes, memoryBytes, fileBytes } = need;
       const names = containers.map(({ name }) => name);
       const mounts = Object.fromEntries(containers.map(({ name, launch }) => [name, launch.mounts]));
-      await client.announce(id, { ...place, uid: podUid, peer, secret, containers: names, mounts, volumes, memoryBytes });
+      await client.announce(id, { ...place, uid: podUid, peer, secret, containers: names, mounts, volumes, memoryBytes, fileBytes });
       return { data: { token, port: parts.dataPort } };
     },
 
@@ -346,7 +346,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
           records.update(id, { nodePorts }),
           client.expectLed(published.map(({ port, protocol }) => ({ port, protocol }))),
         ]);
-        return { ports: nodePorts, address: client.address, podAddress };
+        return { ports: nodePorts, podAddress };
       } finally {
         watching.abort();
       }
@@ -448,5 +448,5 @@ function withoutRestore({ metadata, ...pod }: Pod): Pod {
 
 function expectOk(checks: readonly CheckResult[]): void {
   const refused = checks.find(({ ok }) => !ok);
-  if (refused) throw new UmsError(refused.code as ErrorCode, refused.detail ?? refused.name);
+  if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
 }

@@ -2,6 +2,7 @@
 import { isIPv4 } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
+import { Type } from "typebox";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
 import { rescuedRoot } from "../../names.ts";
@@ -9,8 +10,8 @@ import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type OwnerReference, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
-import { createDestinationSite } from "../destination.ts";
-import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type DataTarget, measuresOf, portKey, type Protocol } from "../protocol.ts";
+import { checkThere, createDestinationSite } from "../destination.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget, measuresOf, portKey, type Protocol } from "../protocol.ts";
 import { allSettled } from "../../settled.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
@@ -29,7 +30,7 @@ import {
   sharedServices,
   standstillMs,
 } from "./pod.ts";
-import type { CommitAnswer, NodeForwarding, PodNeed, PodOnNode } from "./protocol.ts";
+import { CommitAnswer, type NodeForwarding, type PodNeed, type PodOnNode } from "./protocol.ts";
 import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */
@@ -148,13 +149,7 @@ export async function examinePod(
   });
   const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
   const held = [...shared, ...mute, ...described.refusals].map(({ code, detail }) => ({ site: "source" as const, code, detail }));
-  const { checks } = await peer.request<CheckAnswer>({
-    method: "POST",
-    path: "/peer/check",
-    body: need,
-    timeoutMs: limits.preflightMs,
-    signal,
-  });
+  const { checks } = await checkThere(peer, need, { timeoutMs: limits.preflightMs, signal });
   const theirs = checks
     .filter(({ ok }) => !ok)
     .map(({ code, detail, name: check }) => ({ site: "destination" as const, code: codeFrom(code), detail: detail ?? check }));
@@ -229,12 +224,9 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     if (why) throw why;
   }
 
-  async function arm(signal: AbortSignal): Promise<void> {
-    const {
-      ports: ledTo = {},
-      address = parts.peerHost(),
-      podAddress,
-    } = await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+  /** @param address at which the destination has proved to this site's node who it is */
+  async function arm(signal: AbortSignal, address: string): Promise<void> {
+    const { ports: ledTo = {}, podAddress } = await site.ask("POST", "/arm", ArmAnswer, { timeoutMs: limits.reserveMs, signal });
     const { name, need, ports } = facts();
     // The pod is here: whoever still leads its clients to where it was leads them past it.
     await parts.endEarlierForwardings(name);
@@ -354,8 +346,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
 
     preCopy: {
       async run(_plan, signal) {
-        await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
-        await arm(signal);
+        const { address = parts.peerHost() } = await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
+        await arm(signal, address);
         // Once more, so that what was written during all that doesn't fall into the freeze.
         await onNode("pre-copy", { signal, timeoutMs: limits.transferMs });
         await onNode("prepare", { signal, timeoutMs: limits.transferMs });
@@ -434,8 +426,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   const destination: Destination = {
     async reserve(_plan, signal) {
       if (!wholeNeed) throw new UmsError("INTERNAL", `Migration ${id} was not admitted by this operator.`);
-      await site.ask("PUT", "", { body: wholeNeed, timeoutMs: limits.reserveMs, signal });
-      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await site.ask("PUT", "", Type.Unknown(), { body: wholeNeed, timeoutMs: limits.reserveMs, signal });
+      const created = await site.ask("POST", "/create", CreateAnswer, { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },
     release: site.release,
@@ -446,7 +438,7 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     },
     destroyRestored: site.destroyRestored,
     async commit() {
-      const { pod } = await site.commit<CommitAnswer>();
+      const { pod } = await site.commit(CommitAnswer);
       if (pod) parts.arrived(pod);
     },
   };

@@ -4,7 +4,7 @@ import type { ErrorCode } from "../../errors.ts";
 import { Launch } from "../../checkpoint/bundle.ts";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, DataTarget, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
+import { Bytes, closed, DataTarget, IPv4, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
 
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
 const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
@@ -99,6 +99,9 @@ export const PodNeed = Type.Object(
 export type PodNeed = Static<typeof PodNeed>;
 
 /** What the destination answers once it owns the service: the Pod, if it made one and that is still there. */
+export const CommitAnswer = Type.Object({
+  pod: Type.Optional(Type.Union([Type.Null(), Type.Object({ metadata: Type.Object({ name: PodReference.properties.name }) })])),
+});
 export type CommitAnswer = Readonly<{ pod?: Pod | null }>;
 
 /** A port of a node. */
@@ -124,7 +127,7 @@ export const NodeForwarding = Type.Object(
       { maxItems: 256 },
     ),
     /** IPv4 addresses of the pod that leaves. */
-    leaving: Type.Array(Type.String({ pattern: "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" }), { maxItems: 16 }),
+    leaving: Type.Array(IPv4, { maxItems: 16 }),
   },
   closed,
 );
@@ -149,6 +152,7 @@ export const ArrivingPod = Type.Object(
     /** In the order of the need's list. */
     volumes: Type.Array(Label, { maxItems: 64 }),
     memoryBytes: Bytes,
+    fileBytes: Bytes,
   },
   closed,
 );

@@ -2,12 +2,13 @@
  * A migration whose source is a snapshot: nothing runs there that could be frozen or held, and the snapshot stays as it is, unless it was made for this alone.
  * Everything else is as with a pod that leaves: what the destination makes, when it may run, and how it is undone.
  */
+import { Type } from "typebox";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
-import { createDestinationSite } from "../destination.ts";
-import type { ArmAnswer, CheckAnswer, CreateAnswer, DataTarget } from "../protocol.ts";
+import { checkThere, createDestinationSite } from "../destination.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget } from "../protocol.ts";
 import type { OutgoingPodParts } from "./outgoing.ts";
-import type { CommitAnswer, PodNeed } from "./protocol.ts";
+import { CommitAnswer, type PodNeed } from "./protocol.ts";
 import { withoutSecrets } from "./pod-need.ts";
 import { labelsOf, needOf, podOf } from "./snapshot.ts";
 
@@ -63,13 +64,7 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
         throw new UmsError("SNAPSHOT_NOT_FOUND", `Node ${nodeName} has no snapshot ${path} of a pod of namespace ${namespace}.`);
       const node = parts.wantedNode ?? (parts.isOwnSite ? nodeName : undefined);
       const need = needOf(snapshot, { name: plan.service, namespace, labels: labels ?? labelsOf(podOf(snapshot)), node });
-      const { checks } = await peer.request<CheckAnswer>({
-        method: "POST",
-        path: "/peer/check",
-        body: need,
-        timeoutMs: limits.preflightMs,
-        signal: limited,
-      });
+      const { checks } = await checkThere(peer, need, { timeoutMs: limits.preflightMs, signal: limited });
       const refused = checks.find(({ ok }) => !ok);
       if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
       wholeNeed = need;
@@ -78,7 +73,7 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
 
     preCopy: {
       async run(_plan, signal) {
-        await site.ask<ArmAnswer>("POST", "/arm", { timeoutMs: limits.reserveMs, signal });
+        await site.ask("POST", "/arm", ArmAnswer, { timeoutMs: limits.reserveMs, signal });
       },
       discard: nothing,
     },
@@ -106,15 +101,15 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
   const destination: Destination = {
     async reserve(_plan, signal) {
       if (!wholeNeed) throw new UmsError("INTERNAL", `Migration ${plan.id} was not admitted by this operator.`);
-      await site.ask("PUT", "", { body: wholeNeed, timeoutMs: limits.reserveMs, signal });
-      const created = await site.ask<CreateAnswer>("POST", "/create", { timeoutMs: limits.reserveMs, signal });
+      await site.ask("PUT", "", Type.Unknown(), { body: wholeNeed, timeoutMs: limits.reserveMs, signal });
+      const created = await site.ask("POST", "/create", CreateAnswer, { timeoutMs: limits.reserveMs, signal });
       await parts.facts.set({ ...facts(), target: parts.dataTarget(created) });
     },
     release: site.release,
     restore: (_plan, signal) => site.restore(signal),
     destroyRestored: site.destroyRestored,
     async commit() {
-      const { pod } = await site.commit<CommitAnswer>();
+      const { pod } = await site.commit(CommitAnswer);
       if (pod) parts.arrived(pod);
     },
   };

@@ -4,6 +4,7 @@ import type { Image } from "../../container-engines/engine.ts";
 import type { ContainerSpec, PortMapping } from "../../container-engines/spec.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
 import { serviceNamePattern } from "../../names.ts";
+import { isActedOn } from "../../preflight/policy.ts";
 import type { ContainerNeed } from "../container-level/protocol.ts";
 import type { PodNeed } from "../orchestrator-level/protocol.ts";
 import { keepPod, volumeOf } from "./kept.ts";
@@ -75,7 +76,8 @@ function specOf({ pod, volumes, ports }: PodNeed, { name, spec, container, launc
     groups: launch.groups.map(String).toSorted(),
     workDirectory: launch.workDirectory,
     labels: metadata.labels ?? {},
-    annotations: { ...metadata.annotations, ...keepPod(pod) },
+    // What only a container's engine would act upon stays in the note of the Pod alone.
+    annotations: { ...withoutActedOn(metadata.annotations), ...keepPod(pod) },
     hostname: spec.hostname ?? name,
     ports: portsOf(container, ports),
     volumes: (container.volumeMounts ?? [])
@@ -107,6 +109,9 @@ function specOf({ pod, volumes, ports }: PodNeed, { name, spec, container, launc
     networks: { podman: { aliases: [] } },
   };
 }
+
+const withoutActedOn = (annotations: Readonly<Record<string, string>> = {}) =>
+  Object.fromEntries(Object.entries(annotations).filter(([name]) => !isActedOn(name)));
 
 /** What leads to the pod from its nodes' ports, or from its Services', leads to it from the host's. */
 function portsOf({ ports: declared = [] }: PodContainer, reached: PodNeed["ports"]): PortMapping[] {

@@ -7,7 +7,8 @@ import type { Logger } from "pino";
 import { openDataConnection } from "../../approaches/data-connection.ts";
 import { createIncoming, type Incoming, type IncomingRecords } from "../../approaches/container-level/incoming.ts";
 import { createOutgoing, type SourceFacts } from "../../approaches/container-level/outgoing.ts";
-import type { CheckAnswer, CheckResult, PeerState } from "../../approaches/protocol.ts";
+import { checkThere } from "../../approaches/destination.ts";
+import type { CheckResult, PeerState } from "../../approaches/protocol.ts";
 import { startAgain } from "../../approaches/container-level/restart-policy.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
 import type { Tools } from "../../checkpoint/runc.ts";
@@ -39,6 +40,8 @@ const lastRetryMs = 5_000;
 const tickMs = 250;
 const orphanCheckMs = 15_000;
 const slots = 250;
+/** For how long an ended migration is known. */
+const rememberedMs = 30 * 86_400_000;
 
 type Running = {
   readonly controller: AbortController;
@@ -168,13 +171,7 @@ export function createHostCoordinator({
     // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
     if (container.state !== "running") return { container, own, theirs: undefined, described: undefined };
     const described = await describeNeed({ engine, container, signal });
-    const theirs = await peerClient(to).request<CheckAnswer>({
-      method: "POST",
-      path: "/peer/check",
-      body: described.need,
-      timeoutMs: milliseconds(config.limits.preflightSeconds),
-      signal,
-    });
+    const theirs = await checkThere(peerClient(to), described.need, { timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
     const room = await dumpRoom(config.imageDirectories, described.need);
     return { container, own: [...own, room], theirs, described };
   }
@@ -312,6 +309,8 @@ export function createHostCoordinator({
           ? new UmsError("CANCELLED", "The migration was cancelled.")
           : outcome.cause
         : undefined;
+    // What has gone away is told by it, should it come back as a Pod; else nobody needs its environment any more.
+    if (phase !== "Succeeded") database.setFact(id, "source", undefined);
     const end = database.end(id, {
       phase,
       report,
@@ -527,6 +526,7 @@ export function createHostCoordinator({
     },
 
     resume() {
+      database.prune(new Date(Date.now() - rememberedMs).toISOString());
       const open = database.unfinished().filter(({ role }) => role === "source");
       const held = new Set(open.map(({ id }) => database.fact<SourceFacts>(id, "source")?.container.id));
       void releaseStaleMarks(held).catch((cause: unknown) => log.warn({ cause }, "marks that no migration needs could not be removed"));
@@ -581,6 +581,8 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
     },
     end(id, outcome) {
       if (record(id)) database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
+      // Nobody needs its environment and its arguments any more.
+      if (record(id)) database.setFact(id, "need", undefined);
       changed();
     },
     unfinished: () =>

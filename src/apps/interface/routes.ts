@@ -60,7 +60,7 @@ export function registerNodeRoutes(
 
   // A request that hangs up gives up what it asked for, so that an undo doesn't wait for it.
   const actions: Record<LeavingAction, (id: string, body: LeavingPod, signal: AbortSignal) => Promise<unknown> | void> = {
-    "pre-copy": (id, body, signal) => leaving.preCopy(id, body, signal),
+    "pre-copy": async (id, body, signal) => ({ address: await leaving.preCopy(id, body, signal) }),
     prepare: (id, body) => leaving.prepare(id, body),
     "await-young": (id, { pod }) => leaving.awaitYoung(id, pod),
     hold: (_id, { pod }) => leaving.hold(pod),

@@ -128,6 +128,9 @@ const states: Record<string, ContainerState> = {
 };
 export const stateOf = (status: string): ContainerState => states[status] ?? "other";
 
+/** On containers, as an annotation, and on volumes, as a label: the migration that has made them. */
+export const migrationMark = "ums.dev/arrival";
+
 /** Annotations that Podman writes itself, and writes again at the twin. */
 const ownAnnotation =
   /^(io\.container\.|io\.kubernetes\.cri-o\.|io\.podman\.annotations\.(autoremove|init|privileged|publish-all|seccomp|label|apparmor)$|org\.opencontainers\.image\.stopSignal$|org\.systemd\.)/;
@@ -153,7 +156,9 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     groups: (host.GroupAdd ?? []).toSorted(),
     workDirectory: config.WorkingDir,
     labels: config.Labels ?? {},
-    annotations: Object.fromEntries(Object.entries(config.Annotations ?? {}).filter(([key]) => !ownAnnotation.test(key))),
+    annotations: Object.fromEntries(
+      Object.entries(config.Annotations ?? {}).filter(([key]) => key !== migrationMark && !ownAnnotation.test(key)),
+    ),
     ...(generatedHostname(inspect) ? {} : { hostname: config.Hostname }),
     ports: portsOf(inspect),
     volumes: volumes
@@ -238,6 +243,7 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     logPath: host.LogConfig.Path,
     volumes: volumes.map(({ Name, Source }) => ({ name: Name ?? "", directory: Source })),
     spec,
+    migration: config.Annotations?.[migrationMark],
     beyond: beyondOf(inspect),
   };
 }

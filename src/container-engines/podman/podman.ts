@@ -7,7 +7,7 @@ import { freezerOf, killFrozen, setFrozen } from "../../checkpoint/freezer.ts";
 import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
 import { createPodmanApi, PodmanError } from "./api.ts";
-import { describe, type ImageConfig, type Inspect, type OciConfig, specGenerator, stateOf } from "./describe.ts";
+import { describe, type ImageConfig, type Inspect, migrationMark, type OciConfig, specGenerator, stateOf } from "./describe.ts";
 
 /** The name under which the shim is known to Podman (`[engine.runtimes]` of containers.conf). */
 export const shimRuntime = "ums";
@@ -77,11 +77,13 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
   }
 
   async function volumeOf(inspect: VolumeInspect): Promise<Volume> {
+    const { [migrationMark]: migration, ...labels } = inspect.Labels ?? {};
     return {
       name: inspect.Name,
       directory: inspect.Mountpoint,
       plain: inspect.Driver === "local" && Object.keys(inspect.Options ?? {}).length === 0,
-      labels: inspect.Labels ?? {},
+      labels,
+      migration,
       users: await containersOf(inspect.Name),
     };
   }
@@ -137,12 +139,13 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       }
     },
 
-    async createTwin(spec, signal) {
-      const { Id } = (await api.call({
-        method: "POST",
-        path: "/containers/create",
-        body: specGenerator(spec, shimRuntime),
-        ...(signal ? { signal } : {}),
+    async createTwin(spec, { migration, signal }) {
+      const marked = { ...spec, annotations: { ...spec.annotations, [migrationMark]: migration } };
+      const request = { method: "POST", path: "/containers/create", body: specGenerator(marked, shimRuntime) } as const;
+      const { Id } = (await api.call({ ...request, ...(signal ? { signal } : {}) }).catch(async (cause: unknown) => {
+        // Podman says it in words alone, and with a status of its own in each version.
+        if ((await engine.find(spec.name))?.name !== spec.name) throw cause;
+        throw new UmsError("NAME_TAKEN", `Container ${spec.name} exists already.`, { cause });
       })) as { Id: string };
       return Id;
     },
@@ -200,26 +203,39 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       await cli(["save", "--quiet", ...format, "--output", directory, image.id], signal);
     },
 
-    async loadImage(image, directory, signal) {
+    async loadImage(image, directory, { mark, signal }) {
       // Podman names an image that it loads after the path, and a name has no capital letters: only the last part of it, then.
       const { stdout } = await cli(["load", "--quiet", "--input", path.basename(directory)], signal, path.dirname(directory));
       const given = /^Loaded image: (\S+)/m.exec(stdout)?.[1];
-      for (const name of image.names) await cli(["tag", image.id, name], signal);
-      if (given !== undefined && !image.names.includes(given)) await cli(["untag", image.id, given], signal);
+      await cli(["tag", image.id, mark], signal);
+      if (given !== undefined) await cli(["untag", image.id, given], signal);
     },
 
-    async pullImage(reference, signal) {
+    async nameImage(id, name) {
+      const other = await engine.findImage(name);
+      if (!other) await cli(["tag", id, name]);
+      return other === undefined || other.id === id;
+    },
+
+    async unnameImage(name) {
+      const image = await engine.findImage(name);
+      if (image?.names.includes(name)) await cli(["untag", image.id, name]);
+    },
+
+    async pullImage(reference, { mark, signal }) {
       const { failed, stdout } = await execa("podman", ["pull", "--quiet", reference], {
         reject: false,
         stdin: "ignore",
         timeout: imageTimeoutMs,
         ...(signal ? { cancelSignal: signal } : {}),
       });
-      return failed ? undefined : await engine.findImage(stdout.trim(), signal);
+      if (failed) return undefined;
+      await cli(["tag", stdout.trim(), mark], signal);
+      return await engine.findImage(mark, signal);
     },
 
-    async removeImage(id) {
-      await unlessMissing(api.call({ method: "DELETE", path: `/images/${id}?force=false`, timeoutMs: 60_000 }));
+    async removeImage(nameOrId) {
+      await unlessMissing(api.call({ method: "DELETE", path: `/images/${at(nameOrId)}?force=false`, timeoutMs: 60_000 }));
     },
 
     async findVolume(name) {
@@ -227,8 +243,9 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       return inspect && volumeOf(inspect);
     },
 
-    async createVolume(name, labels) {
-      const inspect = (await api.call({ method: "POST", path: "/volumes/create", body: { Name: name, Label: labels } })) as VolumeInspect;
+    async createVolume(name, { labels, migration }) {
+      const body = { Name: name, Label: { ...labels, [migrationMark]: migration } };
+      const inspect = (await api.call({ method: "POST", path: "/volumes/create", body })) as VolumeInspect;
       await mkdir(inspect.Mountpoint, { recursive: true });
       return volumeOf(inspect);
     },

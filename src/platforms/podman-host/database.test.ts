@@ -147,3 +147,24 @@ test("a file that a newer release has written is left alone", () => {
   older.close();
   database = openDatabase(path);
 });
+
+test("only root can read it: it holds environments", () => {
+  for (const file of [path, `${path}-wal`, `${path}-shm`]) expect(statSync(file).mode & 0o777).toBe(0o600);
+});
+
+test("migrations that ended long ago are forgotten, but for those that lead clients", () => {
+  for (const id of ["m1", "m2", "m3"]) {
+    database.create({ ...redis, id, service: id });
+    if (id !== "m3") database.end(id, { phase: "Succeeded" });
+  }
+  database.addForward({ migration: "m2", service: "m2", ports: ["6379/tcp"], to: "west" });
+  database.prune(new Date(Date.now() - 60_000).toISOString());
+  expect(database.list()).toHaveLength(3);
+  database.prune(new Date(Date.now() + 60_000).toISOString());
+  expect(
+    database
+      .list()
+      .map(({ id }) => id)
+      .toSorted(),
+  ).toEqual(["m2", "m3"]);
+});

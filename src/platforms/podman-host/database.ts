@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
 import type { Phase } from "../../engine/progress.ts";
@@ -61,6 +61,8 @@ export type Database = Readonly<{
   end(id: string, changes: MigrationChanges): MigrationRecord;
   /** Forgets a migration and all that belongs to it. */
   remove(id: string): void;
+  /** Forgets the migrations that ended before this moment, but for those that lead clients. @param before ISO 8601 */
+  prune(before: string): void;
 
   /** When the start of a step was journalled, in milliseconds since the epoch; undefined where it was not, or the step is undone. */
   stepStartedAt(migration: string, step: string): number | undefined;
@@ -137,9 +139,12 @@ const schemaChanges = [
  */
 export function openDatabase(path: string): Database {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  // It holds environments. The files that SQLite makes beside it get its mode.
+  closeSync(openSync(path, "a", 0o600));
+  for (const file of [path, `${path}-wal`, `${path}-shm`]) if (existsSync(file)) chmodSync(file, 0o600);
   const sqlite = new DatabaseSync(path, { timeout: 5_000, enableForeignKeyConstraints: true });
   try {
-    sqlite.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
+    sqlite.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON");
     updateSchema(sqlite, path);
   } catch (error) {
     sqlite.close();
@@ -212,6 +217,10 @@ export function openDatabase(path: string): Database {
       connection.write(() => change(id, changes, now()), { durable: true });
       return mustGet(id);
     },
+    prune: (before) =>
+      connection.write(() => void run("DELETE FROM migrations WHERE ended_at < ? AND id NOT IN (SELECT migration FROM forwards)", before), {
+        durable: true,
+      }),
     remove: (id) => connection.write(() => void run("DELETE FROM migrations WHERE id = ?", id), { durable: true }),
 
     stepStartedAt(migration, step) {

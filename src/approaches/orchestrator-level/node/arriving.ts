@@ -9,7 +9,6 @@ import path from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
-import { Value } from "typebox/value";
 import { forgetCachedFiles, prepareBundle } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { criuError, removeImages } from "../../../checkpoint/runc.ts";
@@ -31,11 +30,12 @@ import {
 import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import { addressesIn, holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
-import { receive, type Sink } from "../../../transfer/channel.ts";
-import { imageSlackBytes, makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
+import type { Sink } from "../../../transfer/channel.ts";
+import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
 import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
-import { type PeerState, StreamContent } from "../../protocol.ts";
+import type { PeerState, StreamContent } from "../../protocol.ts";
+import { type Allowance, createAllowance, receiveService } from "../../receive.ts";
 import type { ArrivingPod } from "../protocol.ts";
 import { isDump } from "./dump.ts";
 import { emptyDirectory } from "./leaving.ts";
@@ -84,14 +84,12 @@ type Arrival = {
   state: ArrivalState;
   busy: Promise<unknown>;
   /** Of the memory that has come. */
-  memoryBytes: number;
+  readonly allowance: Allowance;
 };
 
 /** The name under which the shim finds a container's restore: see ums-runc. */
 const restoreOf = (id: string, container: string) => `${id}.${container}`;
 const killMs = 10_000;
-/** A service may grow between its measure and its dump; a peer must not fill the node. */
-const growth = 2;
 
 export function createArriving(parts: ArrivingParts): Arriving {
   const { log } = parts;
@@ -257,7 +255,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
         places: new Map(),
         state: "reserved",
         busy: Promise.resolve(),
-        memoryBytes: 0,
+        allowance: createAllowance({ memoryBytes: pod.memoryBytes, fileBytes: pod.fileBytes, imageBytes: 0 }),
       });
     },
 
@@ -314,20 +312,11 @@ export function createArriving(parts: ArrivingParts): Arriving {
       connections.add(socket);
       socket.on("error", () => undefined); // told by `receive`
       try {
-        await receive(socket, head, {
-          memory(part, chunk) {
-            arrival.memoryBytes += chunk.length;
-            if (arrival.memoryBytes > arrival.pod.memoryBytes * growth + imageSlackBytes)
-              throw new UmsError("NO_ROOM", `Far more memory comes than the ${arrival.pod.memoryBytes} bytes that were announced.`);
-            arrival.memory.write(part, chunk);
-          },
-          open(what) {
-            if (!Value.Check(StreamContent, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
-            return sinkFor(arrival, what);
-          },
-          async flushed() {
-            arrival.memory.flush();
-          },
+        await receiveService(socket, head, {
+          allowance: arrival.allowance,
+          memory: () => arrival.memory,
+          sinkFor: (content) => sinkFor(arrival, content),
+          signal: arrival.cancelled.signal,
         });
       } catch (cause) {
         if (!arrival.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");

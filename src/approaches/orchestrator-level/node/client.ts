@@ -19,7 +19,7 @@ export type NodeClient = Readonly<{
     action: LeavingAction,
     leaving: LeavingPod,
     options?: { signal?: AbortSignal; timeoutMs?: number },
-  ): Promise<{ bytesSent?: number; parts?: Record<string, number>; lost?: boolean; late?: number }>;
+  ): Promise<{ bytesSent?: number; parts?: Record<string, number>; lost?: boolean; late?: number; address?: string }>;
   announce(id: string, pod: ArrivingPod): Promise<void>;
   arm(id: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ podAddress: string }>;
   restore(id: string, options: { timeoutMs: number }): Promise<void>;

@@ -21,3 +21,6 @@ export async function sendLogs(files: FileSender, pod: PodOnNode, data: StreamSe
   for (const { name, logPath } of pod.containers)
     await files.log(data, { kind: "log", ...(isAlone(pod) ? {} : { container: name }) }, logPath);
 }
+
+/** For what a sender of files notes, beside directories of containers: none of those can be called so. */
+export const filesDirectory = ".files";

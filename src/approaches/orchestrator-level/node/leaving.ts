@@ -31,7 +31,7 @@ import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { sendWhileDumped } from "../../../transfer/memory.ts";
 import type { CheckResult, DataTarget } from "../../protocol.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
-import { isAlone, sendLogs, treesOf } from "./contents.ts";
+import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
 import { makeRoomForDump } from "./dump.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
@@ -50,8 +50,8 @@ export type LeavingParts = Readonly<{
 export type Leaving = Readonly<{
   /** Finds the pod on this node and measures it; changes nothing. */
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
-  /** Sends the files while the pod runs. */
-  preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<void>;
+  /** Sends the files while the pod runs. @returns where they go: there the destination has proved who it is */
+  preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<string | undefined>;
   /** Makes room for the dump, and sees to it that no container of the pod starts again from here on. */
   prepare(id: string, leaving: LeavingPod): Promise<void>;
   /** Lets connections end that were opened a moment ago, for a moment: while new ones are held back. */
@@ -98,7 +98,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
   const sessions = new Map<string, Session>();
   const sessionOf = (id: string) => {
     let session = sessions.get(id);
-    if (!session) sessions.set(id, (session = { files: createFileSender() }));
+    if (!session) sessions.set(id, (session = { files: createFileSender(workOf(id, filesDirectory)) }));
     return session;
   };
   const workOf = (id: string, container: string) => path.join(parts.workDirectory, id, container);
@@ -236,6 +236,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       const [first] = pod.containers;
       if (first) sessionOf(id).opened = await openConnections(first.pid);
       await sessionOf(id).files.live(data, early, { flushMs: limits.transferMs, signal });
+      return data.peerAddress;
     },
 
     async prepare(id, { pod }) {

@@ -29,7 +29,7 @@ import {
   type TakeSnapshot,
 } from "../snapshot.ts";
 import { findDump } from "./dump.ts";
-import { isAlone, sendLogs, treesOf } from "./contents.ts";
+import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
 import type { Leaving, LeavingParts } from "./leaving.ts";
 import type { PodControl } from "./pod-control.ts";
 
@@ -208,7 +208,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
   async function write(id: string, request: TakeSnapshot, { signal, marked, begun }: Writing): Promise<Taken> {
     const { path: place, pod, need } = request;
     const { images, store } = await begin(place, pod);
-    const sender = createFileSender();
+    const sender = createFileSender(dumpOf(id, filesDirectory));
     const { early, late } = await treesOf(pod);
     await sendLogs(sender, pod, store);
     // Once: what each further pass brings, the snapshot would have for ever.
@@ -283,7 +283,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       await expectRoom(place, { memoryBytes, fileBytes: need.fileBytes });
       const { images, store } = await begin(place, pod);
       for (const { name } of pod.containers) await cp(path.join(dumped, name), path.join(images, name), { recursive: true });
-      const sender = createFileSender();
+      const sender = createFileSender(dumpOf(id, filesDirectory));
       const { early, late } = await treesOf(pod);
       for (const tree of [...early, ...late]) await sender.tree(store, tree, { live: false, signal });
       await sendLogs(sender, pod, store);
@@ -296,6 +296,8 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       await rm(partialOf(place), { recursive: true, force: true });
       await removeEmpty(path.dirname(place));
       throw isFull(cause) ? new UmsError("NO_DISK", `There is no room any more at ${place}.`, { cause }) : cause;
+    } finally {
+      await rm(workOf(id), { recursive: true, force: true });
     }
   }
 
@@ -400,7 +402,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       async preCopy(id, request, signal) {
         expectGoing(request.pod);
         leaving.set(id, request.pod.uid);
-        await real.preCopy(id, request, signal);
+        return await real.preCopy(id, request, signal);
       },
       async prepare(id, request) {
         expectGoing(request.pod);

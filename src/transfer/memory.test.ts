@@ -1,0 +1,35 @@
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { isOurs, makeImageDirectory } from "./memory.ts";
+
+let shm: string;
+beforeEach(() => {
+  shm = mkdtempSync(path.join(tmpdir(), "ums-memory-"));
+  chmodSync(shm, 0o1777); // as /dev/shm
+});
+afterEach(() => rmSync(shm, { recursive: true, force: true }));
+const asNobody = (...command: string[]) => execFileSync("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", ...command]);
+
+test("a directory for memory images is root's alone, whatever it was before", async () => {
+  mkdirSync(path.join(shm, "ums"), { mode: 0o755 });
+  expect(await isOurs(path.join(shm, "ums"))).toBe(true);
+  expect(statSync(path.join(shm, "ums")).mode & 0o777).toBe(0o700);
+});
+
+test("one that somebody else has made first is not used: the next one is", async () => {
+  asNobody("mkdir", path.join(shm, "ums"));
+  const [theirs, ours] = [path.join(shm, "ums"), path.join(shm, "next")];
+  expect(await makeImageDirectory([theirs, ours], "0123456789ab", 1)).toBe(path.join(ours, "0123456789ab"));
+  await expect(makeImageDirectory([theirs], "0123456789ab", 1)).rejects.toMatchObject({ code: "NO_ROOM" });
+});
+
+test("a link, or a place in which anybody may exchange it, is not used", async () => {
+  mkdirSync(path.join(shm, "real"));
+  symlinkSync(path.join(shm, "real"), path.join(shm, "link"));
+  expect(await isOurs(path.join(shm, "link"))).toBe(false);
+  chmodSync(shm, 0o777);
+  expect(await isOurs(path.join(shm, "real"))).toBe(false);
+});
