@@ -85,6 +85,8 @@ export type Crowd = Readonly<{
   flows: Map<string, BusyClient<Flow>>;
   /** Lets them go on for a moment, so that an attempt that hangs shows. */
   look(heldMs: number): Promise<Served>;
+  /** Ends all of them. */
+  end(): Promise<void>;
 }>;
 
 export function createCrowd(): Crowd {
@@ -98,6 +100,10 @@ export function createCrowd(): Crowd {
     async look(heldMs) {
       await sleep(1_500);
       return { heldMs, attempts: await reports(clients), flows: await reports(flows) };
+    },
+    async end() {
+      await Promise.all([...clients.values(), ...flows.values()].map((client) => client.kill()));
+      for (const each of [clients, flows]) each.clear();
     },
   };
 }

@@ -60,9 +60,13 @@ export type BusyPod = AsyncDisposable &
 /** With clients of cluster a, where the pod begins; those of cluster b come with the first hop, when its Service there leads somewhere. */
 export async function createBusyPod(): Promise<BusyPod> {
   const sites = await createClusterSites({ images: [{ reference: servicesImage, layout: await imageLayout("services") }] });
+  const crowd = createCrowd();
+  const dispose = async () => {
+    await crowd.end();
+    await sites[Symbol.asyncDispose]();
+  };
   try {
     const { a, b } = sites;
-    const crowd = createCrowd();
     await Promise.all([a, b].map(makeClientPods));
     await a.apply(busyPod("greet", greetProgram));
     await ready(a, "greet");
@@ -89,10 +93,10 @@ export async function createBusyPod(): Promise<BusyPod> {
         );
         return logs.flatMap(({ stdout }) => stdout.split("\n")).filter((line) => line.includes("could not be held"));
       },
-      [Symbol.asyncDispose]: () => sites[Symbol.asyncDispose](),
+      [Symbol.asyncDispose]: () => dispose(),
     };
   } catch (cause) {
-    await sites[Symbol.asyncDispose]();
+    await dispose();
     throw cause;
   }
 }

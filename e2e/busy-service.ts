@@ -21,13 +21,17 @@ export type BusyService = AsyncDisposable &
 /** With clients outside, and on the host where the service begins; all of them at that one's address. */
 export async function createBusyService(): Promise<BusyService> {
   const sites = await createSites({ images: ["services"], configuration: impatient });
+  const crowd = createCrowd();
+  const dispose = async () => {
+    await crowd.end();
+    await sites[Symbol.asyncDispose]();
+  };
   try {
     const { a, b, hosts } = sites;
     // As Ubuntu has it: loose filtering by reverse path, on every device.
     for (const { host } of [a, b]) await host.exec(["sysctl", "--write", "net.ipv4.conf.all.rp_filter=2"]);
     const publish = ["--publish", `${tcpPort}:8080`, "--publish", `${udpPort}:8081/udp`];
     await a.host.podman(["run", "--detach", "--name", name, ...publish, imageReference("services"), "python3", "-u", "/srv/greet.py"]);
-    const crowd = createCrowd();
     const target = { host: a.host.address, port: tcpPort };
     crowd.clients.set("outside", await startBusyClient(hosts.wan, { ...target, workers: 6 }));
     crowd.clients.set("on the host itself", await startBusyClient(a.host, { ...target, workers: 2 }));
@@ -44,10 +48,10 @@ export async function createBusyService(): Promise<BusyService> {
         return await crowd.look(heldMs);
       },
       late: () => [a, b].flatMap(lateAt),
-      [Symbol.asyncDispose]: () => sites[Symbol.asyncDispose](),
+      [Symbol.asyncDispose]: () => dispose(),
     };
   } catch (cause) {
-    await sites[Symbol.asyncDispose]();
+    await dispose();
     throw cause;
   }
 }

@@ -125,7 +125,7 @@ async function buildRedis(work: string, target: string): Promise<void> {
 async function buildServices(work: string, target: string): Promise<void> {
   const root = join(work, "services-root");
   await installPackages(root, packages.services);
-  await addOwnFiles(root, ["Count.java", "greet.py", "threads.py", "postgres.sh"]);
+  await addOwnFiles(root, ["Count.java", "greet.py", "steal.py", "threads.py", "postgres.sh"]);
   const inBase = new Set(JSON.parse(readFileSync(join(target, "base-files.json"), "utf8")) as string[]);
   const rest = listFiles(root).filter((path) => !inBase.has(path));
   const base = layerOfLayout(join(target, "base"));

@@ -47,7 +47,7 @@ async function greeting(node: ClusterNode, host: string, port: number): Promise<
 }
 
 test("whoever gets the addresses of a Service that has gone gets its clients, too", async () => {
-  for (const client of [...busy.crowd.clients.values(), ...busy.crowd.flows.values()]) await client.kill();
+  await busy.crowd.end();
   const { stdout: clusterIP } = await a.cluster.kubectl(["get", "service/greet", "--output=jsonpath={.spec.clusterIP}"]);
   await moved(a, b, "greet");
   await a.apply(busyPod("other", greetProgram.replaceAll("hello", "other")));

@@ -9,6 +9,7 @@ import { formatAddress } from "../trust/address.ts";
 export const closed = { additionalProperties: false } as const;
 export const Bytes = Type.Integer({ minimum: 0 });
 export const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
+export const ImageByDigest = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,511}@sha256:[0-9a-f]{64}$" });
 export const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
 /** Those by which clients are led. */
 export const Protocol = Type.Union([Type.Literal("tcp"), Type.Literal("udp")]);

@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { execa } from "execa";
 import { processesOf } from "../checkpoint/freezer.ts";
 import { UmsError } from "../errors.ts";
-import { readingAll } from "../transfer/confined.ts";
+import { endWith, ownGroup, readingAll } from "../transfer/confined.ts";
 
 const diskUsageMs = 120_000;
 
@@ -14,13 +14,14 @@ export async function diskUsage(directories: readonly string[], signal: AbortSig
   // A file that vanishes while du looks makes it end with 1; the total is told all the same.
   const [confine, ...confinement] = readingAll(there);
   const names = there.map((_, at) => String(at));
-  const { stdout } = await execa(confine, [...confinement, "du", "--summarize", "--total", "--block-size=1", "--", ...names], {
+  const counting = execa(confine, [...confinement, "du", "--summarize", "--total", "--block-size=1", "--", ...names], {
+    ...ownGroup,
     stdin: "ignore",
-    timeout: diskUsageMs,
-    cancelSignal: signal,
     reject: false,
     env: { LC_ALL: "C" },
   });
+  endWith(counting, AbortSignal.any([signal, AbortSignal.timeout(diskUsageMs)]));
+  const { stdout } = await counting;
   signal.throwIfAborted();
   const total = /^(\d+)\ttotal$/m.exec(stdout)?.[1];
   if (total === undefined) throw new UmsError("FILES_UNREADABLE", `The size of ${there.join(", ")} could not be found out.`);

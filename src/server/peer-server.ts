@@ -9,6 +9,7 @@ import { UmsError } from "../errors.ts";
 import { migrationIdPattern } from "../names.ts";
 import { type Pairing, PairRequest } from "../trust/pairing.ts";
 import type { Trust } from "../trust/trust.ts";
+import { parseAddress } from "../trust/address.ts";
 import { sendProblem, strictValidation } from "./problems.ts";
 
 declare module "fastify" {
@@ -63,7 +64,7 @@ export type PeerServerParts = Readonly<{
 
 /** What connections that nobody has vouched for may take up. */
 export type ConnectionLimits = Readonly<{ strangers: number; strangersByAddress: number; strangerMs: number; handshakeMs: number }>;
-const defaultLimits: ConnectionLimits = { strangers: 64, strangersByAddress: 16, strangerMs: 30_000, handshakeMs: 10_000 };
+const defaultLimits: ConnectionLimits = { strangers: 64, strangersByAddress: 16, strangerMs: 10_000, handshakeMs: 5_000 };
 
 const bodyLimitBytes = 1024 * 1024;
 /** Longer than any pause between two requests of one migration, so that its connection stays warm. */
@@ -192,6 +193,9 @@ export async function listenForPeers(app: PeerApp, { host, port }: { host: strin
   }
 }
 
+/** IPv4 as such, also where the server listens for IPv6. */
+const plainAddress = (address = "") => address.replace(/^::ffff:/, "");
+
 function refuseUpgrade(socket: TLSSocket, status: 401 | 404, { code, message, cure }: UmsError): void {
   const body = JSON.stringify({ code, message, cure });
   const headers = ["Connection: close", "Content-Type: application/json", `Content-Length: ${Buffer.byteLength(body)}`];
@@ -213,7 +217,11 @@ function divertPlainHttp(server: Server, plain: FastifyInstance): void {
   });
 }
 
-/** Bounds what strangers' connections take up, and knows the peers' ones, to end them when a peer is removed. */
+/**
+ * Bounds what strangers' connections take up, and knows the peers' ones, to end them when a peer is removed. Who comes always
+ * gets in: where there is no room, the oldest of those has to go of whom there are most from one address. Until its handshake
+ * a peer's connection looks like a stranger's, so those from an address of a peer have room of their own.
+ */
 function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits, log: FastifyBaseLogger) {
   const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
   const peers = new Set<TLSSocket>();
@@ -225,6 +233,22 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
     strangers.delete(raw);
   };
 
+  const isPeersAddress = (address: string) =>
+    trust.peers().some(({ addresses }) => addresses.some((each) => parseAddress(each).host === address));
+  const makeRoom = (address: string) => {
+    const isPeers = isPeersAddress(address);
+    const rivals = [...strangers].filter(([, stranger]) => isPeersAddress(stranger.address) === isPeers);
+    const of = (wanted: string) => rivals.filter(([, stranger]) => stranger.address === wanted);
+    const isFull = rivals.length >= limits.strangers || (!isPeers && of(address).length >= limits.strangersByAddress);
+    if (!isFull) return;
+    const most = rivals.map(([, stranger]) => of(stranger.address)).reduce((one, other) => (other.length > one.length ? other : one), []);
+    const [oldest] = (of(address).length >= limits.strangersByAddress ? of(address) : most)[0] ?? [];
+    if (!oldest) return;
+    log.debug({ address: strangers.get(oldest)?.address }, "a stranger's connection makes room for a newer one");
+    forget(oldest);
+    oldest.destroy();
+  };
+
   server.on("connection", (raw: Socket) => {
     all.add(raw);
     raw.on("close", () => {
@@ -232,13 +256,9 @@ function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits
       forget(raw);
     });
     raw.on("error", () => raw.destroy());
-    const address = raw.remoteAddress ?? "";
-    const alike = [...strangers.values()].filter((stranger) => stranger.address === address).length;
-    if (closing || strangers.size >= limits.strangers || alike >= limits.strangersByAddress) {
-      log.debug({ address }, "no room for a stranger's connection");
-      raw.destroy();
-      return;
-    }
+    if (closing) return void raw.destroy();
+    const address = plainAddress(raw.remoteAddress);
+    makeRoom(address);
     const timer = setTimeout(() => raw.destroy(), limits.strangerMs);
     strangers.set(raw, { address, timer });
   });

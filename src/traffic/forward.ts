@@ -95,10 +95,18 @@ export async function holdNewConnections(forwarding: Forwarding): Promise<void> 
   await nft(rulesOf(forwarding, { waiting: true }));
 }
 
+/** Has datagrams that wait led anew: they would follow their flows to the copy that leaves. Once that is frozen, so that it begins none. */
+export const forgetDatagrams = ({ leaving }: Forwarding) => forget(leaving, "udp");
+
+/** The same for connections that have been reset: a source port that is used again would follow the old one. */
+export const forgetConnections = ({ leaving }: Forwarding) => forget(leaving, "tcp");
+
+async function forget(leaving: readonly string[], protocol: "tcp" | "udp"): Promise<void> {
+  await Promise.all(leaving.map((address) => forgetFlows(["--proto", protocol, "--reply-src", address])));
+}
+
 /** Lets go what waits, in order; it and later connections are led to the destination. Safe to repeat. */
 export async function letThrough(forwarding: Forwarding): Promise<void> {
-  // A source port that is used again, or a datagram, would follow its old entry to the copy that has gone.
-  await Promise.all(forwarding.leaving.map((address) => forgetFlows(["--reply-src", address])));
   // After a reboot nothing waits, and the forwarding is gone too.
   if (existsSync(`/sys/class/net/${outside(forwarding.slot)}`)) await openWaitingPlace(forwarding.slot);
   await installForwarding(forwarding);

@@ -25,3 +25,24 @@ export const readingOnly = (directory: string) => confined("--ro-bind", director
 /** The directories are 0, 1, 2 … where the command starts, and it can write nothing. */
 export const readingAll = (directories: readonly string[]) =>
   confined("--dir", "/tree", ...directories.flatMap((directory, at) => ["--ro-bind", directory, `/tree/${at}`]));
+
+/** For `execa`, of a command that {@link endWith} may end. */
+export const ownGroup = { detached: true } as const;
+
+/**
+ * Ends a confined command, with all that it has started, when the signal aborts. Killed alone while it starts, bwrap leaves a
+ * child that waits for it for ever and keeps its pipes open.
+ * @param command was started in a group of its own
+ */
+export function endWith(command: Promise<unknown> & { readonly pid?: number | undefined }, signal: AbortSignal): void {
+  const end = () => {
+    try {
+      if (command.pid !== undefined) process.kill(-command.pid, "SIGKILL");
+    } catch {
+      // it ended this moment
+    }
+  };
+  signal.addEventListener("abort", end, { once: true });
+  if (signal.aborted) end();
+  command.finally(() => signal.removeEventListener("abort", end)).catch(() => undefined);
+}

@@ -8,13 +8,13 @@
  * page_mkwrite). tmpfs has no write-back, so trees on it are sent whole, after the freeze.
  */
 import { createReadStream } from "node:fs";
-import { statfs } from "node:fs/promises";
+import { rm, statfs } from "node:fs/promises";
 import path from "node:path";
 import type { Readable } from "node:stream";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import type { Sink } from "./channel.ts";
-import { confinedTo, readingOnly } from "./confined.ts";
+import { confinedTo, endWith, ownGroup, readingOnly } from "./confined.ts";
 import { fileSink } from "./sink.ts";
 
 /**
@@ -61,19 +61,24 @@ export async function list(
   { startedAtMs = Date.now(), signal }: { startedAtMs?: number; signal: AbortSignal },
 ): Promise<Listing> {
   const [confine, ...confinement] = readingOnly(root);
-  const options = { reject: false, cancelSignal: signal, timeout: listMs, env: C } as const;
-  const found = execa(confine, [...confinement, "find", ".", "-printf", `%p${separator}%i %C@ %y\\0`], {
-    ...options,
-    stdin: "ignore",
-    buffer: { stdout: false },
-  });
-  const sorting = ["--zero-terminated", "--buffer-size=16M", `--temporary-directory=${path.dirname(file)}`];
-  const sorted = found.pipe("sort", sorting, { ...options, stdout: { file } });
-  const [{ stderr, isCanceled }, { failed, stderr: complaint }] = await Promise.all([found, sorted]);
-  if (isCanceled) signal.throwIfAborted();
+  const unsorted = `${file}.unsorted`;
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(listMs)]);
+  const run = async (command: string, args: readonly string[], output?: string) => {
+    const stdout = output === undefined ? ("ignore" as const) : { file: output };
+    const running = execa(command, args, { ...ownGroup, stdin: "ignore", stdout, reject: false, env: C });
+    endWith(running, limited);
+    const { failed, stderr } = await running;
+    limited.throwIfAborted();
+    return { failed, stderr };
+  };
+  const found = await run(confine, [...confinement, "find", ".", "-printf", `%p${separator}%i %C@ %y\\0`], unsorted);
   // What has gone while we looked is seen so by the next pass.
-  const worst = stderr.split("\n").find((line) => line !== "" && !/No such file or directory|Not a directory/.test(line));
-  if (worst !== undefined || failed) throw unreadable(worst ?? complaint);
+  const worst = found.stderr.split("\n").find((line) => line !== "" && !/No such file or directory|Not a directory/.test(line));
+  if (worst !== undefined) throw unreadable(worst);
+  const sorting = ["--zero-terminated", "--buffer-size=16M", `--temporary-directory=${path.dirname(file)}`, `--output=${file}`];
+  const sorted = await run("sort", [...sorting, unsorted]);
+  if (sorted.failed) throw unreadable(sorted.stderr);
+  await rm(unsorted);
   return { startedAtMs, file };
 }
 
@@ -174,13 +179,14 @@ export function pack(
       stdin: { file: names },
       buffer: { stdout: false },
       encoding: "buffer",
+      ...ownGroup,
       reject: false,
-      cancelSignal: signal,
       env: C,
     },
   );
-  const finished = tar.then(({ exitCode, stderr, isCanceled }) => {
-    if (isCanceled) signal.throwIfAborted();
+  endWith(tar, signal);
+  const finished = tar.then(({ exitCode, stderr }) => {
+    signal.throwIfAborted();
     const message = Buffer.from(stderr).toString("utf8");
     // 1: something changed while it was read; 2 with "Cannot stat" or "open": it was deleted. Sockets CRIU makes itself.
     const tolerated = exitCode === 0 || (live && (exitCode === 1 || (exitCode === 2 && onlyVanished(message))));
@@ -228,8 +234,8 @@ export function unpack(root: string, deleted: readonly string[]): Sink {
       return ready.then(go);
     },
     async end() {
-      await ready;
-      stdin.end();
+      // Also where that has failed, or tar would wait for ever.
+      await ready.finally(() => stdin.end());
       const { exitCode, stderr } = await tar;
       if (written && exitCode !== 0)
         throw new UmsError("FILES_UNWRITABLE", `The service's files could not be written: ${stderr.trim().split("\n")[0] ?? ""}`);

@@ -3,9 +3,9 @@
  * running site does not need, and Node's own X509Certificate reads and checks them.
  */
 import "reflect-metadata";
-import { createHash, KeyObject, randomBytes, webcrypto } from "node:crypto";
+import { KeyObject, randomBytes, webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";
-import { type Role, siteUrn } from "./identity.ts";
+import { authoritySubject, type Role, siteUrn } from "./identity.ts";
 
 /** A private key and its certificate, both PEM. */
 export type Credential = Readonly<{ key: string; certificate: string }>;
@@ -21,8 +21,7 @@ x509.cryptoProvider.set(webcrypto as unknown as Parameters<typeof x509.cryptoPro
 export async function createAuthority(now = Date.now()): Promise<Credential> {
   const keys = await newKeys();
   const spki = Buffer.from(await webcrypto.subtle.exportKey("spki", keys.publicKey));
-  // A subject of its own for each authority, and without the site's name: a TLS server tells strangers the subjects of all the authorities it trusts.
-  const name = `CN=UMS ${createHash("sha256").update(spki).digest("hex").slice(0, 16)}`;
+  const name = authoritySubject(spki);
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serialNumber(),
     name,

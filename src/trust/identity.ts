@@ -1,4 +1,4 @@
-import { X509Certificate } from "node:crypto";
+import { createHash, X509Certificate } from "node:crypto";
 
 /**
  * What the holder of a certificate is to others. `site`: it speaks for its site. `node`: it carries data to and from its
@@ -36,12 +36,20 @@ export function isLeafOf(
 }
 
 /**
- * A site's authority from its PEM.
+ * The subject of the authority that has this public key: of its own for each, and without the site's name, as a TLS server
+ * tells strangers the subjects of all the authorities that it trusts.
+ */
+export const authoritySubject = (spki: Buffer) => `CN=UMS ${createHash("sha256").update(spki).digest("hex").slice(0, 16)}`;
+
+/**
+ * A site's authority from its PEM. With a subject other than its key's it could pass for another one where TLS looks for who
+ * has signed a certificate, and keep that site out.
  * @throws where the text is not one self-signed authority
  */
 export function readAuthority(pem: string): X509Certificate {
   const certificate = new X509Certificate(pem);
-  if (pem.split("-----BEGIN ").length !== 2 || !certificate.ca || !certificate.verify(certificate.publicKey)) {
+  const isOwnSubject = certificate.subject === authoritySubject(certificate.publicKey.export({ type: "spki", format: "der" }));
+  if (pem.split("-----BEGIN ").length !== 2 || !certificate.ca || !certificate.verify(certificate.publicKey) || !isOwnSubject) {
     throw new Error("The text is not one self-signed authority.");
   }
   return certificate;

@@ -147,7 +147,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, peer, signal) };
     const reference = asked.containers[0]?.image;
     const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
-    const { need, refusals } = containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) });
+    const { need, refusals } = understood(() => containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) }));
     if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
     const { checks, imageBytes } = await parts.check(need, peer, signal);
     return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
@@ -569,6 +569,15 @@ function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need
   const { sysctls, imageName } = spec; // Podman tells the ones of a container that runs; and knows the image, which is the same, by names of its own
   const got = { ...twin, sysctls, imageName };
   return asked.kind === "Container" ? differences(spec, got) : lacking(spec, got);
+}
+
+/** A pod's manifest has no schema here; what of it can't be read is its sender's mistake. @throws UmsError BAD_REQUEST */
+function understood<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    throw new UmsError("BAD_REQUEST", "The pod's manifest can't be read.", { cause });
+  }
 }
 
 /** The name by which an image is known to be of a migration that has not ended. */

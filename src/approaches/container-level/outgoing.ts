@@ -11,6 +11,8 @@ import type { Container, ContainerEngine } from "../../container-engines/engine.
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
 import {
+  forgetConnections,
+  forgetDatagrams,
   type Forwarding,
   holdNewConnections,
   letThrough,
@@ -202,7 +204,7 @@ export function createOutgoing(
 
     async transfer(_plan, signal) {
       const data = await connect(signal);
-      const { container } = known();
+      const { container, forwarding } = known();
       const imageDirectory = parts.facts.imageDirectory();
       if (imageDirectory === undefined) throw new UmsError("INTERNAL", "There is no directory for the memory image.");
       const { early, late } = await trees();
@@ -215,6 +217,8 @@ export function createOutgoing(
       const sendFiles = async () => {
         for (const tree of [...early, ...late]) await files.tree(data, tree, { live: false, signal });
       };
+      const forgotten = forwarding && forgetDatagrams(forwarding);
+      forgotten?.catch(() => undefined); // met below
       const both = [timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))), timed("files", sendFiles())];
       // Settled once the dump is at work, or never will be: one that began after an undo's thaw would freeze the service for good.
       await Promise.all(both).catch(async (cause: unknown) => {
@@ -222,6 +226,7 @@ export function createOutgoing(
         await Promise.allSettled(both);
         throw cause;
       });
+      await forgotten;
       await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
       await timed("flush", data.flush(limits.transferMs));
     },
@@ -231,9 +236,9 @@ export function createOutgoing(
       if (forwarding) {
         parts.keepForwarding(forwarding);
       }
-      // First, while connection tracking still leads the resets to their clients.
-      await resetConnections(container.networkNamespace);
-      if (forwarding) await letThrough(forwarding);
+      await Promise.all([resetConnections(container.networkNamespace), forwarding && letThrough(forwarding)]);
+      // Not before: connection tracking leads the resets to their clients.
+      if (forwarding) await forgetConnections(forwarding);
     },
 
     async remove() {

@@ -2,13 +2,14 @@
 import { type Static, Type } from "typebox";
 import { Launch } from "../../checkpoint/bundle.ts";
 import { ContainerSpec } from "../../container-engines/spec.ts";
-import { Bytes, closed, Digest, measures } from "../protocol.ts";
+import { Bytes, closed, Digest, ImageByDigest, measures } from "../protocol.ts";
 
 const ImageNeed = Type.Object(
   {
     id: Type.String({ pattern: "^[0-9a-f]{64}$" }),
     names: Type.Array(Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}$" }), { maxItems: 64 }),
-    digests: Type.Array(Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}$" }), { maxItems: 64 }),
+    /** Each may be pulled: so each names one image, and no other. */
+    digests: Type.Array(ImageByDigest, { maxItems: 64 }),
     layers: Type.Array(Digest, { maxItems: 512 }),
     sizeBytes: Bytes,
     format: Type.Union([Type.Literal("oci"), Type.Literal("docker")]),

@@ -393,6 +393,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
       const budgetMs = livenessBudgetMs(facts().need.pod);
       const leftMs = budgetMs === undefined ? limits.transferMs : heldAt + standstillMs(budgetMs) - performance.now();
       const probed = AbortSignal.timeout(Math.max(0, Math.round(leftMs)));
+      const forgotten = onNodes("forget-datagrams");
+      forgotten.catch(() => undefined); // met below
       const { parts: took = {}, bytesSent = 0 } = await onNode("transfer", {
         signal: AbortSignal.any([signal, probed]),
         timeoutMs: limits.transferMs,
@@ -400,14 +402,15 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
         if (!probed.aborted || signal.aborted) throw cause;
         throw new UmsError("LIVENESS", `The pod's liveness probe gives up after ${budgetMs} ms.`, { cause });
       });
+      await forgotten;
       for (const [part, milliseconds] of Object.entries(took)) parts.measured(part, milliseconds);
       parts.sent(bytesSent);
     },
 
     async forwardClients() {
-      // First, while the nodes' connection tracking still leads the resets to their clients.
-      await onNode("reset");
-      await onNodes("let-through");
+      await allSettled([onNodes("let-through"), onNode("reset")]);
+      // Not before: the nodes' connection tracking leads the resets to their clients.
+      await onNodes("forget-connections");
     },
 
     async remove() {

@@ -4,13 +4,12 @@ import type { ErrorCode } from "../../errors.ts";
 import { Launch } from "../../checkpoint/bundle.ts";
 import { siteNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, DataTarget, IPv4, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
+import { Bytes, closed, DataTarget, ImageByDigest, IPv4, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
 
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
 const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
 const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 const Secret = Type.String({ pattern: "^[0-9a-f]{32}$" });
-const ImageByDigest = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,511}@sha256:[0-9a-f]{64}$" });
 
 /** A pod as its API object names it: enough to find it on its node. */
 export const PodReference = Type.Object(

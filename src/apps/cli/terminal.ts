@@ -40,10 +40,10 @@ export function createTerminal({
   };
 }
 
-/** Text from another site must not steer the terminal. */
+/** Text from another site must not steer the terminal, nor turn what stands beside it round. */
 export function printable(text: string): string {
   // eslint-disable-next-line no-control-regex -- control characters are what this is about
-  return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, "�");
+  return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "�");
 }
 
 /** Columns of text under their titles, but none that is empty (a host has no namespaces); `none` where there are no rows. */

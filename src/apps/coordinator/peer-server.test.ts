@@ -324,6 +324,27 @@ test("garbage, silence and floods of strangers end, while a peer gets through", 
   expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
 });
 
+test.each([
+  ["another address", ["127.0.0.2"]],
+  ["many addresses", Array.from({ length: 80 }, (_, at) => `127.0.1.${at + 1}`)],
+])("strangers who come from %s and say nothing keep no peer out, nor another stranger", async (_, addresses) => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo })];
+  await pair(a, b);
+  const idle = Array.from({ length: 1_000 }, (_each, at) =>
+    connectPlain({ port: b.port, host: "127.0.0.1", localAddress: addresses[at % addresses.length] })
+      .on("error", () => undefined)
+      .resume(),
+  );
+  onTestFinished(() => idle.forEach((socket) => socket.destroy()));
+  for (let round = 0; round < 10; round++) {
+    // Each time on a connection of its own.
+    const caller = client(a, "beta");
+    expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
+    caller.close();
+  }
+  expect(await raw(b, await stranger(), "GET /healthcheck HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")).toMatch(/^HTTP\/1.1 200 /);
+});
+
 test("a port that is taken, or an address that is not this host's, is said so", async () => {
   const a = await startSite("alpha");
   const { trust, pairing } = a;

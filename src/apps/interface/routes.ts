@@ -14,6 +14,8 @@ import { migrationIdPattern } from "../../names.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import {
   endDatagramFlows,
+  forgetConnections,
+  forgetDatagrams,
   type Forwarding,
   holdNewConnections,
   installForwarding,
@@ -124,6 +126,8 @@ export function registerNodeRoutes(
   const forwarding: Record<(typeof forwardingActions)[number], (forwarding: NodeForwarding) => Promise<void>> = {
     wait: async (wanted) => makeWaitingPlace(await resolved(wanted)),
     hold: async (wanted) => holdNewConnections(await resolved(wanted)),
+    "forget-datagrams": async (wanted) => forgetDatagrams(await resolved(wanted)),
+    "forget-connections": async (wanted) => forgetConnections(await resolved(wanted)),
     "let-through": async (wanted) => letThrough(await resolved(wanted)),
     lead: async (wanted) => installForwarding(await resolved(wanted)),
     "end-wait": ({ slot }) => removeWaitingPlace(slot),

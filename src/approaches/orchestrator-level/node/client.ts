@@ -60,5 +60,15 @@ export const leavingActions = [
 ] as const;
 export type LeavingAction = (typeof leavingActions)[number];
 
-export const forwardingActions = ["wait", "hold", "let-through", "lead", "end-wait", "withdraw", "remove"] as const;
+export const forwardingActions = [
+  "wait",
+  "hold",
+  "forget-datagrams",
+  "let-through",
+  "forget-connections",
+  "lead",
+  "end-wait",
+  "withdraw",
+  "remove",
+] as const;
 export type ForwardingAction = (typeof forwardingActions)[number];

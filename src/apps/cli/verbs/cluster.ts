@@ -12,7 +12,9 @@ const part =
     const cluster = await import("../../cluster.ts");
     const stop = new AbortController();
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+    const { guardProcess } = await import("../../last-defence.ts");
     const run: Part = { settings, log: pino({ level: settings.LOG_LEVEL }), signal: stop.signal };
+    guardProcess(run.log);
     await cluster[name](run);
     // A watch or a kept connection must not hold up the end.
     process.exit(0);

@@ -14,7 +14,10 @@ export const serve: Verb = (program, act) => {
         const site = await import("../../serve.ts");
         const stop = Promise.withResolvers<void>();
         for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.resolve());
-        const serving = await site.serve(config, pino({ level: config.logLevel }));
+        const { guardProcess } = await import("../../last-defence.ts");
+        const log = pino({ level: config.logLevel });
+        guardProcess(log);
+        const serving = await site.serve(config, log);
         await stop.promise;
         await serving.close();
       }),

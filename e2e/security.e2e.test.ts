@@ -1,0 +1,184 @@
+/** What a hostile service, a hostile paired site and a hostile local user can't do; each was possible once. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
+import { moved } from "./disturbance.ts";
+import { askAs, type HostileAnswer, type Request } from "./hostile-peer.ts";
+import { imageReference } from "./images.ts";
+import { createSites, type Sites, type TestSite } from "./sites.ts";
+
+let sites: Sites;
+let a: TestSite;
+let b: TestSite;
+let need: ContainerNeed;
+
+beforeAll(async () => {
+  sites = await createSites({ images: ["redis", "services"] });
+  ({ a, b } = sites);
+  await a.host.podman(["run", "--detach", "--name", "shop", "--volume", "data:/data", imageReference("redis"), "sleep", "infinity"]);
+  const calls = JSON.stringify([{ call: "need", name: "shop" }]);
+  const { stdout } = await a.host.exec([process.execPath, new URL("preflight-calls.ts", import.meta.url).pathname], { input: calls });
+  [{ need }] = JSON.parse(stdout) as [{ need: ContainerNeed }];
+});
+afterAll(() => sites[Symbol.asyncDispose]());
+afterEach(async () => {
+  for (const { host } of [a, b]) await host.podman(["rm", "--force", "--ignore", "--time", "0", "victim", "thief", "bank"]);
+});
+
+const asA = (...requests: Request[]): Promise<HostileAnswer[]> => askAs(a, b, requests);
+let ids = 0;
+const newId = () => (++ids).toString(16).padStart(12, "e");
+const put = (id: string, changes: object = {}, more: object = {}) => ({
+  method: "PUT",
+  path: `/peer/migrations/${id}`,
+  body: { ...need, ...more, spec: { ...need.spec, ...changes } },
+});
+const post = (id: string, action: string) => ({ method: "POST", path: `/peer/migrations/${id}/${action}` });
+const destroy = (id: string) => ({ method: "DELETE", path: `/peer/migrations/${id}` });
+const codes = (answers: readonly HostileAnswer[]) => answers.map(({ code }) => code);
+const isServing = async (site: TestSite) => expect((await site.ums(["sites"])).exitCode).toBe(0);
+
+test("a service that exchanges its directories with links gets nothing of its host read for it", async () => {
+  const secret = "secret of the host";
+  await a.host.exec(["sh", "-c", `umask 077; echo '${secret}' >/etc/canary-secret`]);
+  const options = ["--volume", "stolen:/w", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
+  await a.host.podman([
+    ...["run", "--detach", "--name", "thief", ...options, imageReference("services")],
+    ...["python3", "-u", "/srv/steal.py", "/etc", "canary-secret"],
+  ]);
+  await expect.poll(async () => (await a.host.podman(["logs", "thief"])).stdout).toContain("ready");
+  // It may or may not be moved while its files behave so; nothing of the host is in what has come.
+  await a.ums(["migrate", "thief", "--to", b.name]);
+  const { stdout } = await b.host.exec(["sh", "-c", "cat /var/lib/containers/storage/volumes/stolen/_data/t/*/canary-secret || true"]);
+  expect(stdout).not.toContain(secret);
+  await b.host.exec(["sh", "-c", "test ! -e /etc/canary-secret"]);
+  for (const { host } of [a, b]) {
+    await host.podman(["rm", "--force", "--ignore", "--time", "0", "thief"]);
+    await host.podman(["volume", "rm", "--force", "stolen"]);
+  }
+});
+
+test("an undo leaves alone what has only the name of what it would have made", async () => {
+  const id = newId();
+  expect(codes(await asA(put(id, { name: "victim", volumes: [] }, { volumes: [] })))).toEqual([undefined]);
+  await b.host.podman(["run", "--detach", "--name", "victim", imageReference("redis"), "sleep", "infinity"]);
+  expect(codes(await asA(post(id, "create"), destroy(id)))).toEqual(["NAME_TAKEN", undefined]);
+  expect((await b.host.podman(["ps", "--format", "{{.Names}} {{.Status}}"])).stdout).toMatch(/victim Up/);
+});
+
+test("two migrations that arrive have no name, volume or port in common", async () => {
+  const [first, ...others] = [newId(), newId(), newId(), newId()];
+  const port = (hostIp: string) => ({ ports: [{ hostIp, hostPort: 18_181, containerPort: 80, protocol: "tcp" }] });
+  const answers = await asA(
+    put(first, { name: "one", ...port("") }),
+    put(others[0], { name: "one", volumes: [] }, { volumes: [] }),
+    put(others[1], { name: "two" }),
+    put(others[2], { name: "three", volumes: [], ...port(b.host.address) }, { volumes: [] }),
+    destroy(first),
+  );
+  expect(codes(answers)).toEqual([undefined, "NAME_TAKEN", "VOLUME_EXISTS", "PORT_TAKEN", undefined]);
+});
+
+test("thirty reservations at once are no more than the site takes", async () => {
+  const all = Array.from({ length: 30 }, () => newId());
+  const [answer] = await asA({ together: all.map((id, at) => put(id, { name: `crowd-${at}`, volumes: [] }, { volumes: [] })) });
+  const answers = answer?.body as HostileAnswer[];
+  await asA(...all.map(destroy));
+  expect(answers.filter(({ code }) => code === undefined)).toHaveLength(4);
+  expect(answers.filter(({ code }) => code === "SITE_BUSY")).toHaveLength(26);
+});
+
+test("what a machine acts upon doesn't cross: not as the source's, and not as a hostile site's", async () => {
+  const annotation = { "org.criu.config": "/srv/evil.conf" };
+  await a.host.podman([
+    "run",
+    "--detach",
+    "--name",
+    "thief",
+    "--annotation",
+    "org.criu.config=/srv/evil.conf",
+    imageReference("redis"),
+    "sleep",
+    "9999",
+  ]);
+  const plan = await a.json<{ refusals: { code: string; detail: string }[] }>(["plan", "thief", "--to", b.name]);
+  expect(plan.refusals).toContainEqual(
+    expect.objectContaining({ code: "UNSUPPORTED_SETTING", detail: expect.stringContaining("org.criu.config") }),
+  );
+  const bind = { source: "/", destination: "/host", options: [], readOnly: false };
+  const hostile = [
+    { annotations: annotation },
+    { binds: [bind] },
+    { capAdd: ["CAP_SYS_ADMIN"] },
+    { securityOptions: ["seccomp=unconfined"] },
+  ];
+  expect(codes(await asA(...hostile.map((changes) => put(newId(), changes))))).toEqual(hostile.map(() => "POLICY"));
+});
+
+test("a volume that was not announced can't be mounted: it would be another service's", async () => {
+  await b.host.podman(["volume", "create", "victims-data"]);
+  const volumes = [{ name: "victims-data", destination: "/stolen", options: [], readOnly: false }];
+  expect(codes(await asA(put(newId(), { volumes }, { volumes: [] })))).toEqual(["BAD_REQUEST"]);
+});
+
+test("a site that sends an image gives no other image's name away", async () => {
+  const tags = async () => (await b.host.podman(["images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])).stdout.split("\n").toSorted();
+  const before = await tags();
+  const id = newId();
+  const image = {
+    ...need.image,
+    id: "a".repeat(64),
+    names: [imageReference("services"), imageReference("redis")],
+    digests: [],
+    layers: [],
+  };
+  const answers = await asA(put(id, { imageId: image.id, volumes: [] }, { image, volumes: [] }), post(id, "image"), destroy(id));
+  expect(answers[0]?.code).toBeUndefined();
+  expect(await tags()).toEqual(before);
+});
+
+test("frames that nobody should send end their connection, and not the site", async () => {
+  const id = newId();
+  const frame = (header: object) => {
+    const json = Buffer.from(JSON.stringify(header));
+    const prefix = Buffer.alloc(8);
+    prefix.writeUInt32BE(json.length, 0);
+    return Buffer.concat([prefix, json]);
+  };
+  const open = frame({ kind: "open", stream: 0, what: { kind: "tree", tree: "changes", deleted: ["../../x"] } });
+  const many = Buffer.concat(
+    Array.from({ length: 200 }, () => frame({ kind: "open", stream: 0, what: { kind: "tree", tree: "changes", deleted: [] } })),
+  );
+  await asA(
+    put(id, { volumes: [] }, { volumes: [] }),
+    post(id, "create"),
+    ...[open, many, Buffer.from("this is no frame at all")].map((bytes) => ({ id, data: bytes.toString("base64") })),
+    destroy(id),
+  );
+  await isServing(b);
+  await expect.poll(async () => (await b.host.exec(["pgrep", "--count", "bwrap"], { reject: false })).stdout).toBe("0");
+});
+
+test("a directory for memory images that somebody else has made is not used", async () => {
+  await b.stop();
+  await b.host.exec(["rm", "-rf", "/dev/shm/ums"]);
+  await b.host.exec(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "mkdir", "/dev/shm/ums"]);
+  await b.restart();
+  await a.host.podman(["run", "--detach", "--name", "bank", imageReference("redis"), "sleep", "infinity"]);
+  await moved(a, b, "bank");
+  await sleep(500);
+  expect((await b.host.exec(["stat", "--format", "%u", "/dev/shm/ums"])).stdout).toBe("65534");
+  expect((await b.host.exec(["find", "/dev/shm/ums", "-mindepth", "1"])).stdout).toBe("");
+  await b.host.exec(["rm", "-rf", "/dev/shm/ums"]);
+});
+
+test("nobody but root reads what a site remembers", async () => {
+  for (const { host } of [a, b]) {
+    const { exitCode } = await host.exec(
+      ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", "/var/lib/ums/journal.db", "/var/lib/ums/journal.db-wal"],
+      { reject: false },
+    );
+    expect(exitCode).not.toBe(0);
+    expect((await host.exec(["stat", "--format", "%a", "/var/lib/ums"])).stdout).toBe("700");
+  }
+});
