@@ -17,6 +17,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { compare, list, type Listing, pack, readRecords, settle, unpack } from "./tree.ts";
 
@@ -252,3 +253,19 @@ test("a link in the place of a directory that is being read leads nowhere", asyn
     mkdirSync(to);
   }
 });
+
+test("60,000 files are listed and compared while the event loop goes on serving", async () => {
+  for (let directory = 0; directory < 60; directory++) {
+    mkdirSync(path.join(from, String(directory)));
+    for (let file = 0; file < 1000; file++) writeFileSync(path.join(from, String(directory), String(file)), "");
+  }
+  const delay = monitorEventLoopDelay({ resolution: 5 });
+  delay.enable();
+  const { changed, changedCount, deletedCount } = await compare(undefined, await listed());
+  delay.disable();
+
+  expect(delay.max / 1e6).toBeLessThanOrEqual(200);
+  expect(changedCount).toBeGreaterThanOrEqual(60_000);
+  expect(deletedCount).toBe(0);
+  expect(await namesIn(changed)).toHaveLength(changedCount);
+}, 60_000);
