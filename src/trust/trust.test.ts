@@ -1,8 +1,10 @@
-import { X509Certificate } from "node:crypto";
+import "reflect-metadata";
+import { webcrypto, X509Certificate } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createServer, connect, type TLSSocket } from "node:tls";
 import type { AddressInfo } from "node:net";
+import { BasicConstraintsExtension, X509CertificateGenerator } from "@peculiar/x509";
 import { expect, onTestFinished, test } from "vitest";
 import { createLeaf } from "./certificates.ts";
 import { openTrustFiles } from "./files.ts";
@@ -141,6 +143,24 @@ test("a name belongs to one authority, an authority to one name, and neither to 
   expect((await a.addPeer({ name: "beta", certificate: b.certificate, addresses: ["10.0.0.1:7443"] })).addresses).toEqual([
     "10.0.0.1:7443",
   ]);
+});
+
+test("an authority that bears another one's subject is refused, so that it can't keep that site out", async () => {
+  const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
+  await introduce(a, b);
+  const keys = await webcrypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, true, ["sign", "verify"]);
+  const namesake = await X509CertificateGenerator.createSelfSigned({
+    serialNumber: "01",
+    name: new X509Certificate(b.certificate).subject,
+    signingAlgorithm: { name: "ECDSA", hash: "SHA-256" },
+    keys,
+    extensions: [new BasicConstraintsExtension(true, 0, true)],
+  });
+  const add = (certificate: string) => a.addPeer({ name: "evil", certificate, addresses: ["127.0.0.1:1"] });
+
+  await expect(add(namesake.toString("pem"))).rejects.toThrow(expect.objectContaining({ code: "BAD_REQUEST" }));
+  await add(c.certificate);
+  expect(await meet(b, a.connectOptions("beta"))).toEqual({ caller: "alpha", refused: undefined });
 });
 
 test("the parts of one site know each other, and nobody else is taken for one", async () => {
