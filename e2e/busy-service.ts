@@ -1,5 +1,4 @@
 /** A busy service on one of two hosts, and clients that never leave it alone: what tests, the soak and the benchmark move about. */
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Crowd, createCrowd, type Served, startBusyClient, startUdpFlow } from "./busy-client.ts";
 import { impatient, moved } from "./disturbance.ts";
 import { imageReference } from "./images.ts";
@@ -37,7 +36,8 @@ export async function createBusyService(): Promise<BusyService> {
     crowd.clients.set("on the host itself", await startBusyClient(a.host, { ...target, workers: 2 }));
     crowd.flows.set("outside", await startUdpFlow(hosts.wan, { host: a.host.address, port: udpPort }));
     crowd.flows.set("on the host itself", await startUdpFlow(a.host, { host: a.host.address, port: udpPort }));
-    await sleep(500);
+    // What the first ones met while the service was still starting is forgotten.
+    await crowd.look(0);
     let [from, to] = [a, b];
     return {
       sites,
