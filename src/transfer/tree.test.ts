@@ -254,6 +254,17 @@ test("a link in the place of a directory that is being read leads nowhere", asyn
   }
 });
 
+test("a listing that can't be made whole is an error: what it lacks would be deleted at the destination", async () => {
+  const absent = list(path.join(work, "absent"), path.join(work, "listing"), { signal });
+  await expect(absent).rejects.toThrow(expect.objectContaining({ code: "FILES_UNREADABLE" }));
+  for (let directory = 0; directory < 20_000; directory++) mkdirSync(path.join(from, String(directory)));
+  const killed = listed();
+  const findOfOurs = 'pkill --signal KILL --parent "$(pgrep --delimiter , --parent $0)" --exact find || true';
+  const kill = () => execFileSync("sh", ["-c", findOfOurs, String(process.pid)]);
+  const again = setInterval(kill, 5);
+  await expect(killed.finally(() => clearInterval(again))).rejects.toThrow(expect.objectContaining({ code: "FILES_UNREADABLE" }));
+});
+
 test("60,000 files are listed and compared while the event loop goes on serving", async () => {
   for (let directory = 0; directory < 60; directory++) {
     mkdirSync(path.join(from, String(directory)));

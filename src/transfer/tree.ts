@@ -67,17 +67,19 @@ export async function list(
     const stdout = output === undefined ? ("ignore" as const) : { file: output };
     const running = execa(command, args, { ...ownGroup, stdin: "ignore", stdout, reject: false, env: C });
     endWith(running, limited);
-    const { failed, stderr } = await running;
+    const { exitCode, stderr, shortMessage } = await running;
     limited.throwIfAborted();
-    return { failed, stderr };
+    return { exitCode, stderr, why: stderr || (shortMessage ?? "") };
   };
   const found = await run(confine, [...confinement, "find", ".", "-printf", `%p${separator}%i %C@ %y\\0`], unsorted);
-  // What has gone while we looked is seen so by the next pass.
-  const worst = found.stderr.split("\n").find((line) => line !== "" && !/No such file or directory|Not a directory/.test(line));
-  if (worst !== undefined) throw unreadable(worst);
+  // What has gone while we looked is seen so by the next pass. All else, a find that was killed too, leaves a listing that
+  // ends early, and what it lacks would be deleted at the destination.
+  const gone = /^find: .*: (No such file or directory|Not a directory)$/;
+  const worst = found.stderr.split("\n").find((line) => line !== "" && !gone.test(line));
+  if (worst !== undefined || (found.exitCode !== 0 && (found.exitCode !== 1 || found.stderr === ""))) throw unreadable(worst ?? found.why);
   const sorting = ["--zero-terminated", "--buffer-size=16M", `--temporary-directory=${path.dirname(file)}`, `--output=${file}`];
   const sorted = await run("sort", [...sorting, unsorted]);
-  if (sorted.failed) throw unreadable(sorted.stderr);
+  if (sorted.exitCode !== 0) throw unreadable(sorted.why);
   await rm(unsorted);
   return { startedAtMs, file };
 }
