@@ -254,9 +254,13 @@ test("a link in the place of a directory that is being read leads nowhere", asyn
   }
 });
 
-test("a listing that can't be made whole is an error: what it lacks would be deleted at the destination", async () => {
+test("a listing or an archive that can't be made whole is an error: what it lacks would be lost at the destination", async () => {
   const absent = list(path.join(work, "absent"), path.join(work, "listing"), { signal });
   await expect(absent).rejects.toThrow(expect.objectContaining({ code: "FILES_UNREADABLE" }));
+  const packed = pack(path.join(work, "absent"), fileOf(["."]), { live: true, signal });
+  packed.content.resume();
+  await expect(packed.finished).rejects.toThrow(expect.objectContaining({ code: "FILES_UNREADABLE" }));
+
   for (let directory = 0; directory < 20_000; directory++) mkdirSync(path.join(from, String(directory)));
   const killed = listed();
   const findOfOurs = 'pkill --signal KILL --parent "$(pgrep --delimiter , --parent $0)" --exact find || true';

@@ -191,7 +191,9 @@ export function pack(
     signal.throwIfAborted();
     const message = Buffer.from(stderr).toString("utf8");
     // 1: something changed while it was read; 2 with "Cannot stat" or "open": it was deleted. Sockets CRIU makes itself.
-    const tolerated = exitCode === 0 || (live && (exitCode === 1 || (exitCode === 2 && onlyVanished(message))));
+    // bwrap ends with 1, too, where tar could not even start.
+    const changed = exitCode === 1 && !/^bwrap: /m.test(message);
+    const tolerated = exitCode === 0 || (live && (changed || (exitCode === 2 && onlyVanished(message))));
     if (!tolerated) throw unreadable(message.trim().split("\n")[0] ?? `tar ended with ${exitCode}`);
   });
   finished.catch(() => undefined); // the reader of `content` asks for it
