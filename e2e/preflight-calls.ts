@@ -1,6 +1,5 @@
 /** Calls preflight functions inside a test host: reads a list of calls from standard input, prints the list of answers. */
 import { text } from "node:stream/consumers";
-import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
 import { parseConfig } from "../src/config.ts";
 import { createPodman } from "../src/container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
@@ -8,6 +7,7 @@ import { destinationChecks, type LedPort } from "../src/preflight/destination.ts
 import { describeNeed } from "../src/preflight/need.ts";
 import { serviceChecks } from "../src/preflight/service.ts";
 import { siteChecks } from "../src/preflight/site.ts";
+import type { ContainerNeed } from "../src/protocol/container.ts";
 
 export type Call =
   | { call: "site"; config?: object }

@@ -2,10 +2,11 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
-import type { CheckAnswer, CheckResult } from "../src/approaches/protocol.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import type { Check } from "../src/preflight/check.ts";
+import type { ContainerNeed } from "../src/protocol/container.ts";
+import type { CheckAnswer } from "../src/protocol/conversation.ts";
+import type { CheckResult } from "../src/protocol/measures.ts";
 import { createHosts, type Host, type Hosts, type Inventory, inventoryChanges } from "./hosts.ts";
 import { loadImage, runOnce } from "./images.ts";
 import type { Call } from "./preflight-calls.ts";

@@ -1,6 +1,6 @@
 /** What a hostile service, a hostile paired site and a hostile local user can't do; each was possible once. */
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import type { ContainerNeed } from "../src/approaches/container-level/protocol.ts";
+import type { ContainerNeed } from "../src/protocol/container.ts";
 import { moved } from "./disturbance.ts";
 import { askAs, type HostileAnswer, type Request } from "./hostile-peer.ts";
 import { imageReference } from "./images.ts";

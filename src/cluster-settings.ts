@@ -2,7 +2,7 @@
 import { type Static, Type } from "typebox";
 import { Value } from "typebox/value";
 import { UmsError } from "./errors.ts";
-import { siteNamePattern } from "./names.ts";
+import { siteNamePattern } from "./protocol/names.ts";
 
 const Port = (value: number) => Type.Integer({ minimum: 1, maximum: 65_535, default: value });
 const Text = (value: string) => Type.String({ maxLength: 4096, default: value });

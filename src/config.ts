@@ -3,9 +3,9 @@ import { hostname } from "node:os";
 import { type Static, Type } from "typebox";
 import { Value } from "typebox/value";
 import { UmsError } from "./errors.ts";
-import { addressPattern, siteNamePattern } from "./names.ts";
+import { closed } from "./protocol/forms.ts";
+import { addressPattern, siteNamePattern } from "./protocol/names.ts";
 
-const closed = { additionalProperties: false } as const;
 const Path = (value: string, description: string) =>
   Type.String({ pattern: "^/[^\\u0000]*$", maxLength: 4096, default: value, description });
 const Seconds = (value: number, description: string) => Type.Number({ exclusiveMinimum: 0, maximum: 604_800, default: value, description });

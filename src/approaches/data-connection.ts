@@ -1,8 +1,8 @@
 /** The connection over which a service's memory and files go, as the source opens it. */
 import type { TLSSocket } from "node:tls";
+import type { DataTarget } from "../protocol/conversation.ts";
 import { createPeerClient, createPeerInterfaceClient, createSelfClient } from "../trust/peer-client.ts";
 import type { Trust } from "../trust/trust.ts";
-import type { DataTarget } from "./protocol.ts";
 
 /** Tells an interface which node and pod are meant. */
 export const tokenHeader = "ums-token";

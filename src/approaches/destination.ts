@@ -3,9 +3,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Static, TSchema } from "typebox";
 import { CopyIsGone } from "../engine/ports.ts";
 import { UmsError } from "../errors.ts";
+import { CheckAnswer, expectForm } from "../protocol/conversation.ts";
+import type { ServiceNeed } from "../protocol/need.ts";
 import type { PeerClient } from "../trust/peer-client.ts";
-import { CheckAnswer, expectForm } from "./protocol.ts";
-import type { ServiceNeed } from "./need.ts";
 
 export type Asking = Readonly<{ body?: unknown; timeoutMs?: number; signal?: AbortSignal }>;
 

@@ -2,10 +2,10 @@
 import type { Duplex } from "node:stream";
 import { Value } from "typebox/value";
 import { UmsError } from "../errors.ts";
+import { StreamContent } from "../protocol/conversation.ts";
 import { receive, type Sink } from "../transfer/channel.ts";
 import { imageSlackBytes, type MemoryStore } from "../transfer/memory.ts";
 import { counted } from "../transfer/sink.ts";
-import { StreamContent } from "./protocol.ts";
 
 /** Bytes that a service is said to have: of its processes' memory, of its files, of its image's layers. */
 export type Announced = Readonly<{ memoryBytes: number; fileBytes: number; imageBytes: number }>;

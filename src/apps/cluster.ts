@@ -13,8 +13,6 @@ import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
 import { createPodControl } from "../approaches/orchestrator-level/node/pod-control.ts";
 import { createSnapshots } from "../approaches/orchestrator-level/node/snapshots.ts";
-import { createTermGuard } from "../platforms/kubernetes/term.ts";
-import type { CheckResult, DataTarget, Measures } from "../approaches/protocol.ts";
 import type { Tools } from "../checkpoint/runc.ts";
 import {
   clusterLimits,
@@ -30,14 +28,17 @@ import { connectByKubeconfig, connectInCluster } from "../platforms/kubernetes/c
 import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
 import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
+import { createTermGuard } from "../platforms/kubernetes/term.ts";
 import { nodeTrustSecretName, openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
-import { snapshotRoot } from "../names.ts";
 import { summary, verdict } from "../preflight/check.ts";
 import { criuChecks } from "../preflight/site.ts";
+import { formatAddress } from "../protocol/address.ts";
+import type { DataTarget } from "../protocol/conversation.ts";
+import type { CheckResult, Measures } from "../protocol/measures.ts";
+import { snapshotRoot } from "../protocol/names.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
-import { formatAddress } from "../trust/address.ts";
-import { createPairing } from "../trust/pairing.ts";
 import type { Role } from "../trust/identity.ts";
+import { createPairing } from "../trust/pairing.ts";
 import { shareWithNodes } from "../trust/share.ts";
 import { openTrust, type Trust } from "../trust/trust.ts";
 import { createArrivalRecords } from "./coordinator/arrivals.ts";
@@ -46,13 +47,13 @@ import { createLocalApi, createOriginalApi, listenOnSocket } from "./coordinator
 import { createMetrics } from "./coordinator/metrics.ts";
 import { registerPeerRoutes } from "./coordinator/peer-routes.ts";
 import { createPeople } from "./coordinator/people.ts";
+import { createPodmigrationRequests } from "./coordinator/podmigrations.ts";
 import { takeData } from "./interface/data.ts";
 import { install, onNode } from "./interface/installation.ts";
 import { registerNodeRoutes } from "./interface/routes.ts";
 import { registerSnapshotRoutes } from "./interface/snapshot-routes.ts";
 import { operate } from "./operator/operator.ts";
 import { answerPodmigrations } from "./operator/podmigrations.ts";
-import { createPodmigrationRequests } from "./coordinator/podmigrations.ts";
 
 export type Part = Readonly<{ settings: ClusterSettings; log: Logger; signal: AbortSignal }>;
 

@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { Value } from "typebox/value";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { Launch, type OciBundle, prepareBundle, readBundle, readLaunch } from "./bundle.ts";
+import { Launch } from "../protocol/launch.ts";
+import { type OciBundle, prepareBundle, readBundle, readLaunch } from "./bundle.ts";
 
 let bundle: string;
 let real: string;

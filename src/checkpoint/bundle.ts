@@ -2,7 +2,7 @@
 import { mkdir, readFile, realpath, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
-import { type Static, Type } from "typebox";
+import type { ExternalMount, Launch } from "../protocol/launch.ts";
 
 /** The parts of an OCI configuration that UMS reads (opencontainers/runtime-spec, config.md). */
 export type OciBundle = {
@@ -16,33 +16,6 @@ export type OciBundle = {
   };
   mounts: { type?: string; destination: string; source: string; options?: string[] }[];
 };
-
-const closed = { additionalProperties: false } as const;
-const Text = Type.String({ maxLength: 131_072 });
-const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
-const Id = Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 });
-/** 0: none. */
-const Limit = Type.Integer({ minimum: 0 });
-
-/** A bind mount, which CRIU doesn't dump: whoever restores must bring it. */
-const ExternalMount = Type.Object({ destination: Path, kind: Type.Union([Type.Literal("file"), Type.Literal("directory")]) }, closed);
-export type ExternalMount = Static<typeof ExternalMount>;
-
-/** How a container was started: in words that every engine knows, since each writes them into the bundle. */
-export const Launch = Type.Object(
-  {
-    args: Type.Array(Text, { minItems: 1, maxItems: 4096 }),
-    env: Type.Record(Type.String({ maxLength: 4096 }), Text),
-    workDirectory: Type.String({ maxLength: 4096 }),
-    uid: Id,
-    gid: Id,
-    groups: Type.Array(Id, { maxItems: 1024 }),
-    mounts: Type.Array(ExternalMount, { maxItems: 256 }),
-    limits: Type.Object({ memoryBytes: Limit, cpuShares: Limit, cpuPeriodUs: Limit, cpuQuotaUs: Limit }, closed),
-  },
-  closed,
-);
-export type Launch = Static<typeof Launch>;
 
 export async function readBundle(bundle: string): Promise<OciBundle> {
   return JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8")) as OciBundle;

@@ -7,8 +7,9 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { freezerOf, isFrozen, setFrozen } from "../checkpoint/freezer.ts";
+import { type ContainerSpec } from "../protocol/container-spec.ts";
 import type { Container, ContainerEngine } from "./engine.ts";
-import { type ContainerSpec, differences } from "./spec.ts";
+import { differences } from "./spec.ts";
 
 export type Subject = Readonly<{
   engine: ContainerEngine;

@@ -1,5 +1,5 @@
 /** What UMS needs of a container engine. One adapter a folder; one contract suite for all. */
-import type { ContainerSpec } from "./spec.ts";
+import type { ContainerSpec } from "../protocol/container-spec.ts";
 
 export type ContainerState = "created" | "running" | "paused" | "exited" | "other";
 

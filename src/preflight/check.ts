@@ -1,12 +1,13 @@
 /** What a check says: a line of `ums doctor` for people, a result for another site. */
 import { type Static, Type } from "typebox";
-import type { CheckResult } from "../approaches/protocol.ts";
 import { type ErrorCode, errorTable } from "../errors.ts";
+import { closed } from "../protocol/forms.ts";
+import type { CheckResult } from "../protocol/measures.ts";
 
 /** One line of `ums doctor`: what was looked at, what was found, and, where that is not enough, the code and the cure. */
 export const Check = Type.Object(
   { name: Type.String(), ok: Type.Boolean(), found: Type.String(), code: Type.Optional(Type.String()), cure: Type.Optional(Type.String()) },
-  { additionalProperties: false },
+  closed,
 );
 export type Check = Static<typeof Check>;
 

@@ -2,8 +2,8 @@
 import { readFile, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { release } from "node:os";
-import type { CheckResult, Measures } from "../approaches/protocol.ts";
 import { freezerOf } from "../checkpoint/freezer.ts";
+import type { CheckResult, Measures } from "../protocol/measures.ts";
 import { imageSlackBytes } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
 import { verdict } from "./check.ts";

@@ -1,12 +1,12 @@
 /** What the destination must know about a service beforehand. */
 import { readFile, stat } from "node:fs/promises";
 import path from "node:path";
-import type { ContainerNeed } from "../approaches/container-level/protocol.ts";
 import { readLaunch } from "../checkpoint/bundle.ts";
 import { memoryBytes } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { OciConfig } from "../container-engines/podman/describe.ts";
 import { UmsError } from "../errors.ts";
+import type { ContainerNeed } from "../protocol/container.ts";
 import { machineMeasures } from "./machine.ts";
 import { diskUsage, uidsOf } from "./measure.ts";
 

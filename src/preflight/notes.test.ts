@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import type { PortMapping } from "../container-engines/spec.ts";
+import type { PortMapping } from "../protocol/container-spec.ts";
 import { clientNotes } from "./notes.ts";
 
 const port = (hostIp: string, protocol: PortMapping["protocol"] = "tcp"): PortMapping => ({

@@ -1,5 +1,5 @@
 /** What will be different after a move, for a service that goes on well without it: the third verdict of a plan. */
-import type { PortMapping } from "../container-engines/spec.ts";
+import type { PortMapping } from "../protocol/container-spec.ts";
 
 /** @param ports that a container publishes on its host @returns a sentence each */
 export function clientNotes(ports: readonly PortMapping[]): string[] {

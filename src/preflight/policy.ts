@@ -1,6 +1,6 @@
 /** What may cross a site's border with a service: the one list of what a machine acts upon, and what a destination takes of that. */
-import type { ContainerSpec } from "../container-engines/spec.ts";
-import type { CheckResult } from "../approaches/protocol.ts";
+import type { ContainerSpec } from "../protocol/container-spec.ts";
+import type { CheckResult } from "../protocol/measures.ts";
 import { verdict } from "./check.ts";
 
 /** What a site takes of services that others send: beyond what the engine gives any container, nothing unless said. */

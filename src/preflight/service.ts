@@ -1,9 +1,9 @@
 /** Whether a container can be taken from this host: what it is, and what its processes hold. */
-import type { CheckResult } from "../approaches/protocol.ts";
 import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import { shimRuntime } from "../container-engines/podman/podman.ts";
 import type { ErrorCode } from "../errors.ts";
+import type { CheckResult } from "../protocol/measures.ts";
 import { isActedOn } from "./policy.ts";
 import { heldResources } from "./resources.ts";
 

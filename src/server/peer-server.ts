@@ -6,10 +6,10 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import { UmsError } from "../errors.ts";
-import { migrationIdPattern } from "../names.ts";
+import { parseAddress } from "../protocol/address.ts";
+import { migrationIdPattern } from "../protocol/names.ts";
 import { type Pairing, PairRequest } from "../trust/pairing.ts";
 import type { Trust } from "../trust/trust.ts";
-import { parseAddress } from "../trust/address.ts";
 import { sendProblem, strictValidation } from "./problems.ts";
 
 declare module "fastify" {

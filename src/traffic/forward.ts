@@ -14,8 +14,8 @@ import { existsSync } from "node:fs";
 import { readdir, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { execa } from "execa";
-import type { PortMapping } from "../container-engines/spec.ts";
 import { UmsError } from "../errors.ts";
+import type { PortMapping } from "../protocol/container-spec.ts";
 import { forgetFlows } from "./flows.ts";
 
 /** `toPort`: where it is another one at the destination. */

@@ -1,15 +1,10 @@
 /** Streams kept in files, to be sent over a data connection later, as often as wanted. */
 import { createReadStream } from "node:fs";
 import path from "node:path";
-import { type Static, type TSchema, Type } from "typebox";
+import type { KeptStream } from "../protocol/snapshot.ts";
 import type { Sender } from "./channel.ts";
 import type { StreamSender } from "./files.ts";
 import { fileSink } from "./sink.ts";
-
-/** One stream: what it says of itself, and the file that has its content, where it has any. */
-export const KeptStream = <What extends TSchema>(what: What) =>
-  Type.Object({ what, file: Type.Optional(Type.String({ pattern: "^[0-9]{1,9}$" })) }, { additionalProperties: false });
-export type KeptStream = Static<ReturnType<typeof KeptStream>>;
 
 export type StreamStore = StreamSender &
   Readonly<{

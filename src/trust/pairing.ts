@@ -9,8 +9,9 @@ import { request as httpsRequest } from "node:https";
 import { connect, type TLSSocket } from "node:tls";
 import { type Static, Type } from "typebox";
 import { UmsError } from "../errors.ts";
-import { addressPattern, siteNamePattern } from "../names.ts";
-import { formatAddress, parseAddress } from "./address.ts";
+import { formatAddress, parseAddress } from "../protocol/address.ts";
+import { closed } from "../protocol/forms.ts";
+import { addressPattern, siteNamePattern } from "../protocol/names.ts";
 import { claimedSite, isLeafOf, readAuthority } from "./identity.ts";
 import { problemFrom, readJson } from "./peer-client.ts";
 import type { Peer, Trust } from "./trust.ts";
@@ -28,12 +29,12 @@ const Half = {
 /** Body of `POST /pair`, which the site sends that was given the code. */
 export const PairRequest = Type.Object(
   { ...Half, port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Where the caller listens, for want of an address" }) },
-  { additionalProperties: false },
+  closed,
 );
 export type PairRequest = Static<typeof PairRequest>;
 
 /** What the site answers that made the code. */
-export const PairAnswer = Type.Object(Half, { additionalProperties: false });
+export const PairAnswer = Type.Object(Half, closed);
 export type PairAnswer = Static<typeof PairAnswer>;
 
 /** Both ends of the pairing at one site. */

@@ -3,7 +3,7 @@ import { Agent, request as httpsRequest, type RequestOptions } from "node:https"
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
-import { parseAddress } from "./address.ts";
+import { parseAddress } from "../protocol/address.ts";
 import type { Role } from "./identity.ts";
 import type { Trust } from "./trust.ts";
 

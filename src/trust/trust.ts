@@ -2,8 +2,8 @@ import { X509Certificate } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { checkServerIdentity, ConnectionOptions, SecureContextOptions, TLSSocket } from "node:tls";
 import { UmsError } from "../errors.ts";
-import { siteNamePattern } from "../names.ts";
-import { parseAddress } from "./address.ts";
+import { parseAddress } from "../protocol/address.ts";
+import { siteNamePattern } from "../protocol/names.ts";
 import type { Credential } from "./certificates.ts";
 import { fingerprintOf, isLeafOf, readAuthority, type Role } from "./identity.ts";
 import {

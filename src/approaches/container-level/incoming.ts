@@ -12,23 +12,24 @@ import { criuError, removeImages } from "../../checkpoint/runc.ts";
 import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, unlessCriuIsLost, waitForShim } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
-import { type ContainerSpec, differences, lacking } from "../../container-engines/spec.ts";
+import { differences, lacking } from "../../container-engines/spec.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
 import { overlap } from "../../preflight/destination.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
+import { type ContainerSpec } from "../../protocol/container-spec.ts";
+import type { ContainerNeed, ReserveAnswer } from "../../protocol/container.ts";
+import type { ArmAnswer, CheckAnswer, CreateAnswer, PeerState, StreamContent } from "../../protocol/conversation.ts";
+import { portKey } from "../../protocol/conversation.ts";
+import type { ServiceNeed } from "../../protocol/need.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import type { Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
 import { fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
-import { startAgain } from "./restart-policy.ts";
-import type { ServiceNeed } from "../need.ts";
-import type { ArmAnswer, CheckAnswer, CreateAnswer, PeerState, StreamContent } from "../protocol.ts";
-import { portKey } from "../protocol.ts";
 import { type Allowance, createAllowance, receiveService } from "../receive.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
 import { asChecks } from "../translation/refusals.ts";
-import type { ContainerNeed, ReserveAnswer } from "./protocol.ts";
+import { startAgain } from "./restart-policy.ts";
 
 /** What of an incoming migration outlives this process. */
 export type IncomingRecords = Readonly<{

@@ -10,6 +10,8 @@ import { freezeUnvisited } from "../../checkpoint/visitors.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
+import { type ContainerNeed, ReserveAnswer } from "../../protocol/container.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget, dataTarget, portKey } from "../../protocol/conversation.ts";
 import {
   forgetConnections,
   forgetDatagrams,
@@ -25,12 +27,10 @@ import {
 import { addressesIn, holdNamespace, lateConnections, releaseNamespace, resetConnections } from "../../traffic/hold.ts";
 import { awaitYoungConnections, openConnections } from "../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
-import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
+import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
-import { ArmAnswer, CreateAnswer, type DataTarget, dataTarget, portKey } from "../protocol.ts";
-import { type ContainerNeed, ReserveAnswer } from "./protocol.ts";
 import { startAgain } from "./restart-policy.ts";
 
 /** What the source must know after a crash. */

@@ -2,11 +2,11 @@
 import { UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { pods } from "../../platforms/kubernetes/kinds.ts";
+import { type SnapshotSummary, snapshotTransfers } from "../../protocol/snapshot.ts";
 import type { NodeClient } from "./node/client.ts";
 import type { Taken } from "./node/snapshots.ts";
-import { livenessBudgetMs, podReference, podRefusals } from "./pod.ts";
 import { podNeed } from "./pod-need.ts";
-import { type SnapshotSummary, snapshotTransfers } from "./snapshot.ts";
+import { livenessBudgetMs, podReference, podRefusals } from "./pod.ts";
 
 type CheckpointParts = Readonly<{
   cluster: Cluster;

@@ -7,15 +7,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { codeFrom, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
-import type { ServiceNeed } from "../need.ts";
-import { type ArmAnswer, type CheckAnswer, type CheckResult, type CreateAnswer, measuresOf, type PeerState, portKey } from "../protocol.ts";
+import { verdict } from "../../preflight/check.ts";
+import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, portKey } from "../../protocol/conversation.ts";
+import { type CheckResult, measuresOf } from "../../protocol/measures.ts";
+import type { ServiceNeed } from "../../protocol/need.ts";
+import type { PodNeed, PublishedPort } from "../../protocol/pod.ts";
 import { podOfContainer } from "../translation/pod-of-container.ts";
 import { asChecks } from "../translation/refusals.ts";
-import { verdict } from "../../preflight/check.ts";
 import type { NodeClient } from "./node/client.ts";
-import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
 import { withoutSecrets } from "./pod-need.ts";
-import type { CommitAnswer, PodNeed, PublishedPort } from "./protocol.ts";
+import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
 
 /** What a migration to this site leaves behind until it has ended, and a little after. */
 export type ArrivalRecord = Readonly<{
@@ -82,7 +83,7 @@ export type IncomingPods = Readonly<{
   arm(id: string, peer: string): Promise<ArmAnswer>;
   restore(id: string, peer: string): Promise<void>;
   /** @returns the Pod, as the original's answer shows it */
-  commit(id: string, peer: string): Promise<CommitAnswer>;
+  commit(id: string, peer: string): Promise<{ pod: Pod | null }>;
   acknowledge(id: string, peer: string): Promise<void>;
   destroy(id: string, peer: string): Promise<void>;
   state(id: string, peer: string): Promise<PeerState>;

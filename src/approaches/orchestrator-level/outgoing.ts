@@ -5,14 +5,18 @@ import { isDeepStrictEqual } from "node:util";
 import { Type } from "typebox";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
-import { rescuedRoot } from "../../names.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type OwnerReference, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget, portKey } from "../../protocol/conversation.ts";
+import { type Protocol } from "../../protocol/forms.ts";
+import { measuresOf } from "../../protocol/measures.ts";
+import { rescuedRoot } from "../../protocol/names.ts";
+import { CommitAnswer, type NodeForwarding, type PodNeed, type PodOnNode } from "../../protocol/pod.ts";
+import { snapshotTransfers } from "../../protocol/snapshot.ts";
+import { allSettled } from "../../settled.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { checkThere, createDestinationSite } from "../destination.ts";
-import { ArmAnswer, CreateAnswer, type DataTarget, measuresOf, portKey, type Protocol } from "../protocol.ts";
-import { allSettled } from "../../settled.ts";
 import type { NodeClient } from "./node/client.ts";
 import { podNeed, withoutSecrets } from "./pod-need.ts";
 import {
@@ -30,8 +34,6 @@ import {
   sharedServices,
   standstillMs,
 } from "./pod.ts";
-import { CommitAnswer, type NodeForwarding, type PodNeed, type PodOnNode } from "./protocol.ts";
-import { snapshotTransfers } from "./snapshot.ts";
 
 /** What the source must know after a crash. */
 export type PodFacts = Readonly<{

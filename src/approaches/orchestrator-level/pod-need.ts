@@ -1,7 +1,7 @@
 /** What a destination is asked for, of a pod as its node has described it. */
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import type { Described, PodNeed } from "../../protocol/pod.ts";
 import { podReference, pulledImages } from "./pod.ts";
-import type { Described, PodNeed } from "./protocol.ts";
 
 /** @param options.ports by which clients reach it */
 export function podNeed(

@@ -1,8 +1,8 @@
 /** A Pod that moves: whether it can, what of it its destination needs, and the Pod that the destination makes of it. */
-import type { PodReference } from "./protocol.ts";
 import type { ErrorCode } from "../../errors.ts";
 import type { Pod, Service } from "../../platforms/kubernetes/kinds.ts";
-import type { Protocol } from "../protocol.ts";
+import type { Protocol } from "../../protocol/forms.ts";
+import type { PodReference } from "../../protocol/pod.ts";
 
 /** Names the migration whose restore a pod's containers wait for; the shim reads it, the commit removes it. */
 export const restoreAnnotation = "ums.dev/restore";

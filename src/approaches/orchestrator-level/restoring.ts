@@ -5,10 +5,10 @@
 import { Type } from "typebox";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget } from "../../protocol/conversation.ts";
+import { CommitAnswer, type PodNeed } from "../../protocol/pod.ts";
 import { checkThere, createDestinationSite } from "../destination.ts";
-import { ArmAnswer, CreateAnswer, type DataTarget } from "../protocol.ts";
 import type { OutgoingPodParts } from "./outgoing.ts";
-import { CommitAnswer, type PodNeed } from "./protocol.ts";
 import { withoutSecrets } from "./pod-need.ts";
 import { labelsOf, needOf, podOf } from "./snapshot.ts";
 

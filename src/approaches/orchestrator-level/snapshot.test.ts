@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { snapshotPathPattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import type { PodNeed } from "./protocol.ts";
+import { snapshotPathPattern } from "../../protocol/names.ts";
+import type { PodNeed } from "../../protocol/pod.ts";
 import { copyName, differenceFrom, labelsOf, needOf, wantedLabels } from "./snapshot.ts";
 
 const pod = (metadata: Pod["metadata"] = {}): Pod => ({

@@ -1,6 +1,6 @@
 import { Value } from "typebox/value";
 import { describe, expect, test } from "vitest";
-import { ContainerNeed } from "../container-level/protocol.ts";
+import { ContainerNeed } from "../../protocol/container.ts";
 import { containerOfPod } from "./container-of-pod.ts";
 import { podAnnotation } from "./kept.ts";
 import { containerNeed, digest, imageOnHost, launch, podNeed } from "./needs-for-tests.ts";

@@ -1,12 +1,12 @@
 /** A Pod as the container that a host makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
-import type { Launch } from "../../checkpoint/bundle.ts";
 import type { Image } from "../../container-engines/engine.ts";
-import type { ContainerSpec, PortMapping } from "../../container-engines/spec.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { serviceNamePattern } from "../../names.ts";
 import { isActedOn } from "../../preflight/policy.ts";
-import type { ContainerNeed } from "../container-level/protocol.ts";
-import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import type { ContainerSpec, PortMapping } from "../../protocol/container-spec.ts";
+import type { ContainerNeed } from "../../protocol/container.ts";
+import type { Launch } from "../../protocol/launch.ts";
+import { serviceNamePattern } from "../../protocol/names.ts";
+import type { PodNeed } from "../../protocol/pod.ts";
 import { keepPod, volumeOf } from "./kept.ts";
 import { type Refusal, refusalsOf } from "./refusals.ts";
 

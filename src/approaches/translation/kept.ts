@@ -4,8 +4,8 @@
  */
 import { Value } from "typebox/value";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import type { ContainerNeed } from "../container-level/protocol.ts";
-import { PodNeed } from "../orchestrator-level/protocol.ts";
+import type { ContainerNeed } from "../../protocol/container.ts";
+import { PodNeed } from "../../protocol/pod.ts";
 
 export const podAnnotation = "ums.dev/pod";
 

@@ -1,9 +1,9 @@
 /** A service as either kind of source describes it, for the tests of the translations. */
-import type { Launch } from "../../checkpoint/bundle.ts";
-import type { ContainerSpec } from "../../container-engines/spec.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import type { ContainerNeed } from "../container-level/protocol.ts";
-import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import type { ContainerSpec } from "../../protocol/container-spec.ts";
+import type { ContainerNeed } from "../../protocol/container.ts";
+import type { Launch } from "../../protocol/launch.ts";
+import type { PodNeed } from "../../protocol/pod.ts";
 
 export const digest = `sha256:${"d".repeat(64)}`;
 export const imageOnHost = {

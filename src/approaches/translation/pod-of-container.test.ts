@@ -1,6 +1,6 @@
 import { Value } from "typebox/value";
 import { describe, expect, test } from "vitest";
-import { PodNeed } from "../orchestrator-level/protocol.ts";
+import { PodNeed } from "../../protocol/pod.ts";
 import { containerOfPod } from "./container-of-pod.ts";
 import { containerNeed, digest, imageOnHost, launch, podNeed } from "./needs-for-tests.ts";
 import { podOfContainer } from "./pod-of-container.ts";

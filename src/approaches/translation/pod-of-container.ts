@@ -1,9 +1,9 @@
 /** A host's container as the Pod that a cluster makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
-import type { ContainerSpec } from "../../container-engines/spec.ts";
-import { podNamePattern } from "../../names.ts";
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import type { ContainerNeed } from "../container-level/protocol.ts";
-import type { PodNeed } from "../orchestrator-level/protocol.ts";
+import type { ContainerSpec } from "../../protocol/container-spec.ts";
+import type { ContainerNeed } from "../../protocol/container.ts";
+import { podNamePattern } from "../../protocol/names.ts";
+import type { PodNeed } from "../../protocol/pod.ts";
 import { keptPod } from "./kept.ts";
 import { type Refusal, refusalsOf } from "./refusals.ts";
 

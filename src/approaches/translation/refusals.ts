@@ -1,7 +1,7 @@
 /** What of a service its destination has no words for. */
 import type { ErrorCode } from "../../errors.ts";
 import { verdict } from "../../preflight/check.ts";
-import type { CheckResult } from "../protocol.ts";
+import type { CheckResult } from "../../protocol/measures.ts";
 
 export type Refusal = Readonly<{ code: ErrorCode; detail: string }>;
 

@@ -1,7 +1,7 @@
 /** What was typed is checked before it is sent, by the patterns of the API's schema. */
 import { InvalidArgumentError } from "commander";
-import { parseAddress } from "../../trust/address.ts";
-import { migrationIdPattern, namespacePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
+import { parseAddress } from "../../protocol/address.ts";
+import { migrationIdPattern, namespacePattern, serviceNamePattern, siteNamePattern } from "../../protocol/names.ts";
 
 const matching = (pattern: string, what: string) => (text: string) => {
   if (!new RegExp(pattern).test(text)) throw new InvalidArgumentError(`It is not ${what}.`);

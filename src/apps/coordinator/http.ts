@@ -7,8 +7,11 @@ import { connect } from "node:net";
 import { dirname } from "node:path";
 import { Type } from "typebox";
 import { UmsError } from "../../errors.ts";
-import { addressPattern } from "../../names.ts";
-import { parseAddress } from "../../trust/address.ts";
+import { Check } from "../../preflight/check.ts";
+import { parseAddress } from "../../protocol/address.ts";
+import { closed } from "../../protocol/forms.ts";
+import { addressPattern } from "../../protocol/names.ts";
+import { asUmsError, sendProblem, strictValidation } from "../../server/problems.ts";
 import { fingerprintOf, readAuthority } from "../../trust/identity.ts";
 import type { Pairing } from "../../trust/pairing.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
@@ -16,9 +19,7 @@ import type { Peer, Trust } from "../../trust/trust.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Metrics } from "./metrics.ts";
 import { originalApi, type OriginalSettings } from "./original.ts";
-import { asUmsError, sendProblem, strictValidation } from "../../server/problems.ts";
 import { Forward, Migration, MigrationId, MigrationRequest, PlanReport, Problem, Site, SiteName } from "./schema.ts";
-import { Check } from "../../preflight/check.ts";
 
 export type LocalApiParts = Readonly<{
   coordinator: Coordinator;
@@ -31,7 +32,6 @@ export type LocalApiParts = Readonly<{
   original?: OriginalSettings;
 }>;
 
-const closed = { additionalProperties: false } as const;
 const bodyLimitBytes = 1024 * 1024;
 const heartbeatMs = 15_000;
 const siteCheckMs = 3_000;

@@ -2,15 +2,15 @@
 import type { FastifyPluginCallbackTypebox } from "@fastify/type-provider-typebox";
 import { type } from "node:os";
 import { Type } from "typebox";
+import { type Phase, phases } from "../../engine/progress.ts";
 import { errorTable, type ErrorCode, UmsError } from "../../errors.ts";
+import { closed } from "../../protocol/forms.ts";
+import { asUmsError } from "../../server/problems.ts";
 import type { Peer, Trust } from "../../trust/trust.ts";
 import type { Coordinator } from "./coordinator.ts";
-import { asUmsError } from "../../server/problems.ts";
-import { type Phase, phases } from "../../engine/progress.ts";
 import { MigrateRequest, type Migration, PodmigrationRequest, Service } from "./schema.ts";
 
 const heartbeatMs = 15_000;
-const closed = { additionalProperties: false } as const;
 const Seconds = Type.Union([Type.Number(), Type.Null()]);
 const parts = [
   "checkpoint",

@@ -1,10 +1,11 @@
 /** The destination's half behind HTTP: what a paired site may ask, and nothing more. */
 import { Type } from "typebox";
-import { ServiceNeed } from "../../approaches/need.ts";
+import { closed } from "../../protocol/forms.ts";
+import { ServiceNeed } from "../../protocol/need.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import { MigrationId } from "./schema.ts";
 
-const params = Type.Object({ id: MigrationId }, { additionalProperties: false });
+const params = Type.Object({ id: MigrationId }, closed);
 type ById = { Params: { id: string } };
 
 /** The destination's half of whatever kind of site; what it is asked for has been validated. */

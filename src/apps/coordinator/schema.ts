@@ -1,21 +1,19 @@
 /** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
 import { type Static, Type } from "typebox";
 import { phases } from "../../engine/progress.ts";
-import { migrationIdPattern, namespacePattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../names.ts";
+import { AbsolutePath, closed } from "../../protocol/forms.ts";
+import { migrationIdPattern, namespacePattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../protocol/names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
 const ServiceName = Type.String({ pattern: serviceNamePattern, description: "The container's name" });
 export const SiteName = Type.String({ pattern: siteNamePattern, description: "A site's name" });
 export const MigrationId = Type.String({ pattern: migrationIdPattern });
 /** An absolute path without `..`. */
-const AbsolutePath = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 
 const Namespace = Type.String({ pattern: namespacePattern, description: "The pod's namespace in a cluster; default: default" });
 
 /** A site's name or address, a node's name. */
 const destinationPattern = "^[a-zA-Z0-9.:\\[\\]-]+$";
-
-const closed = { additionalProperties: false } as const;
 
 /** Body of `POST /migrations` and `POST /plan`. */
 export const MigrationRequest = Type.Object(

@@ -4,7 +4,7 @@ import { pino } from "pino";
 import { expect, onTestFinished, test } from "vitest";
 import { openDataConnection } from "../../approaches/data-connection.ts";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
-import { dataTarget } from "../../approaches/protocol.ts";
+import { dataTarget } from "../../protocol/conversation.ts";
 import { createPeerServer, listenForPeers } from "../../server/peer-server.ts";
 import { cluster, pair } from "../../trust/cluster-for-tests.ts";
 import type { Trust } from "../../trust/trust.ts";

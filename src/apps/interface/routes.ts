@@ -6,11 +6,12 @@ import { Type } from "typebox";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
 import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
 import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
-import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
-import { ArrivingPod, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../approaches/orchestrator-level/protocol.ts";
-import { type CheckResult, Measures } from "../../approaches/protocol.ts";
 import { UmsError } from "../../errors.ts";
-import { migrationIdPattern } from "../../names.ts";
+import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
+import { closed } from "../../protocol/forms.ts";
+import { type CheckResult, Measures } from "../../protocol/measures.ts";
+import { migrationIdPattern } from "../../protocol/names.ts";
+import { ArrivingPod, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../protocol/pod.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 import {
   endDatagramFlows,
@@ -28,7 +29,6 @@ import {
   withdrawForwarding,
 } from "../../traffic/forward.ts";
 
-const closed = { additionalProperties: false } as const;
 const params = Type.Object({ id: Type.String({ pattern: migrationIdPattern }) }, closed);
 const ArrivedPod = Type.Pick(ArrivingPod, ["uid", "containers"], closed);
 type ById = { Params: { id: string } };

@@ -2,10 +2,10 @@
 import type { FastifyReply } from "fastify";
 import { Type } from "typebox";
 import type { Snapshots } from "../../approaches/orchestrator-level/node/snapshots.ts";
-import { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotPath, TakeSnapshot } from "../../approaches/orchestrator-level/snapshot.ts";
+import { closed } from "../../protocol/forms.ts";
+import { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotPath, TakeSnapshot } from "../../protocol/snapshot.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
 
-const closed = { additionalProperties: false } as const;
 const params = Type.Object({ id: Type.String({ pattern: "^[0-9a-f]{12}$" }) }, closed);
 const Place = Type.Object({ path: SnapshotPath }, closed);
 type ById = { Params: { id: string } };

@@ -3,7 +3,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { createOutgoingPod, type PodFacts, type Rescued } from "../../approaches/orchestrator-level/outgoing.ts";
 import { createRestoring, type SnapshotFacts } from "../../approaches/orchestrator-level/restoring.ts";
-import { type CreateAnswer, dataTarget } from "../../approaches/protocol.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { interfacePort } from "../../cluster-settings.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
@@ -24,7 +23,8 @@ import {
   newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
-import { parseAddress } from "../../trust/address.ts";
+import { parseAddress } from "../../protocol/address.ts";
+import { type CreateAnswer, dataTarget } from "../../protocol/conversation.ts";
 import type { Forwardings } from "./forwardings.ts";
 import { makeMigrationOnce } from "./make-migration.ts";
 import { expectAlone, type Heir, heirFact } from "./rivals.ts";

@@ -1,6 +1,6 @@
 /** Podman's inspect in, our words out; and our words in, Podman's specification of a new container out. */
+import type { ContainerSpec, PortMapping } from "../../protocol/container-spec.ts";
 import { type Container, type ContainerState } from "../engine.ts";
-import type { ContainerSpec, PortMapping } from "../spec.ts";
 
 /** What `inspect` tells, as far as it is read here (Podman 4.3 to 5.x). */
 export type Inspect = {

@@ -1,8 +1,8 @@
 /** The interfaces of the cluster's nodes: where each one is, and how the site's other parts call it. */
 import type { ArrivalState } from "../../approaches/orchestrator-level/node/arriving.ts";
 import type { LeavingAction, NodeClient } from "../../approaches/orchestrator-level/node/client.ts";
-import type { SnapshotSummary } from "../../approaches/orchestrator-level/snapshot.ts";
 import { UmsError } from "../../errors.ts";
+import type { SnapshotSummary } from "../../protocol/snapshot.ts";
 import { createSelfClient, type PeerClient, type PeerRequest } from "../../trust/peer-client.ts";
 import type { Trust } from "../../trust/trust.ts";
 import type { Cluster } from "./client.ts";

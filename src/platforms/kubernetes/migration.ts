@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { type Static, type TSchema, Type } from "typebox";
 import { isEnd, type Phase, phases } from "../../engine/progress.ts";
-import { addressPattern, podNamePattern, siteNamePattern, snapshotPathPattern } from "../../names.ts";
+import { addressPattern, podNamePattern, siteNamePattern, snapshotPathPattern } from "../../protocol/names.ts";
 import { kind, type Metadata } from "./kinds.ts";
 
 // Structural schemas of Kubernetes know neither anyOf with types nor patternProperties, which TypeBox would write.

@@ -29,14 +29,14 @@ import {
 } from "../../../checkpoint/shim.ts";
 import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
+import type { PeerState, StreamContent } from "../../../protocol/conversation.ts";
+import type { ArrivingPod } from "../../../protocol/pod.ts";
 import { addressesIn, holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
 import type { Sink } from "../../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
 import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
-import type { PeerState, StreamContent } from "../../protocol.ts";
 import { type Allowance, createAllowance, receiveService } from "../../receive.ts";
-import type { ArrivingPod } from "../protocol.ts";
 import { isDump } from "./dump.ts";
 import { emptyDirectory } from "./leaving.ts";
 

@@ -2,7 +2,7 @@
 import { summary } from "../../../preflight/check.ts";
 import { disk, memory, sameMachine } from "../../../preflight/machine.ts";
 import { criuChecks } from "../../../preflight/site.ts";
-import type { CheckResult, Measures } from "../../protocol.ts";
+import type { CheckResult, Measures } from "../../../protocol/measures.ts";
 
 /** Room for what nobody can foresee: logs, and what the service writes while it moves. */
 const diskSlackBytes = 64 << 20;

@@ -1,7 +1,7 @@
 /** How coordinator and operator call the interface of a node. */
-import type { CheckResult, Measures } from "../../protocol.ts";
-import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../protocol.ts";
-import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../snapshot.ts";
+import type { CheckResult, Measures } from "../../../protocol/measures.ts";
+import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../../protocol/pod.ts";
+import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../../../protocol/snapshot.ts";
 import type { ArrivalState } from "./arriving.ts";
 import type { Taken } from "./snapshots.ts";
 

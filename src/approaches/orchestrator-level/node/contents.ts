@@ -1,6 +1,6 @@
 /** What of a pod is copied beside its memory, and what its streams are called: see StreamContent. */
+import type { PodOnNode } from "../../../protocol/pod.ts";
 import { byKind, type FileSender, type StreamSender, type Tree } from "../../../transfer/files.ts";
-import type { PodOnNode } from "../protocol.ts";
 
 /** Then nothing that is sent names its container. */
 export const isAlone = ({ containers }: Readonly<{ containers: readonly unknown[] }>) => containers.length === 1;

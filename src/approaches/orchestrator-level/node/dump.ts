@@ -2,8 +2,8 @@
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { bootId } from "../../../preflight/machine.ts";
+import type { PodOnNode } from "../../../protocol/pod.ts";
 import { makeImageDirectory } from "../../../transfer/memory.ts";
-import type { PodOnNode } from "../protocol.ts";
 
 /** Beside the containers' directories, none of which can be called so. Nobody has synced the images: after a power loss they may have holes. */
 const bootFile = ".boot";

@@ -5,6 +5,7 @@
 import path from "node:path";
 import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
+import { readLaunch } from "../../../checkpoint/bundle.ts";
 import {
   freezerOf,
   isFrozen,
@@ -16,21 +17,21 @@ import {
   processesIn,
   setFrozen,
 } from "../../../checkpoint/freezer.ts";
-import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { findTask } from "../../../container-engines/containerd/containerd.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";
-import { heldResources } from "../../../preflight/resources.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
+import { heldResources } from "../../../preflight/resources.ts";
+import type { DataTarget } from "../../../protocol/conversation.ts";
+import type { CheckResult } from "../../../protocol/measures.ts";
+import type { Described, LeavingPod, PodOnNode, PodReference } from "../../../protocol/pod.ts";
 import { holdNamespace, lateConnections, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { awaitYoungConnections, openConnections } from "../../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { sendWhileDumped } from "../../../transfer/memory.ts";
-import type { CheckResult, DataTarget } from "../../protocol.ts";
-import type { Described, LeavingPod, PodOnNode, PodReference } from "../protocol.ts";
 import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
 import { makeRoomForDump } from "./dump.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";

@@ -3,9 +3,9 @@ import { freezerOf, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } fro
 import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { UmsError } from "../../../errors.ts";
+import type { PodOnNode } from "../../../protocol/pod.ts";
 import { allSettled } from "../../../settled.ts";
 import { holdNamespace, isNamespaceHeld, releaseNamespace } from "../../../traffic/hold.ts";
-import type { PodOnNode } from "../protocol.ts";
 
 type Container = PodOnNode["containers"][number];
 

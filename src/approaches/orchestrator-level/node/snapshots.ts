@@ -12,14 +12,9 @@ import { Value } from "typebox/value";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { bootId, disk } from "../../../preflight/machine.ts";
 import { diskUsage } from "../../../preflight/measure.ts";
-import { createSender } from "../../../transfer/channel.ts";
-import { createFileSender } from "../../../transfer/files.ts";
-import { createStreamStore, sendKept } from "../../../transfer/kept-streams.ts";
-import { imageSlackBytes, sendWhileDumped } from "../../../transfer/memory.ts";
-import { syncDirectory, writeDurably } from "../../../trust/durable-file.ts";
-import { type CheckResult, closed } from "../../protocol.ts";
-import { standstillMs } from "../pod.ts";
-import { PodOnNode } from "../protocol.ts";
+import { closed } from "../../../protocol/forms.ts";
+import { type CheckResult } from "../../../protocol/measures.ts";
+import { PodOnNode } from "../../../protocol/pod.ts";
 import {
   type KnownSnapshot,
   PodSnapshot,
@@ -27,9 +22,15 @@ import {
   type RescueSnapshot,
   type SnapshotSummary,
   type TakeSnapshot,
-} from "../snapshot.ts";
-import { findDump } from "./dump.ts";
+} from "../../../protocol/snapshot.ts";
+import { createSender } from "../../../transfer/channel.ts";
+import { createFileSender } from "../../../transfer/files.ts";
+import { createStreamStore, sendKept } from "../../../transfer/kept-streams.ts";
+import { imageSlackBytes, sendWhileDumped } from "../../../transfer/memory.ts";
+import { syncDirectory, writeDurably } from "../../../trust/durable-file.ts";
+import { standstillMs } from "../pod.ts";
 import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
+import { findDump } from "./dump.ts";
 import type { Leaving, LeavingParts } from "./leaving.ts";
 import type { PodControl } from "./pod-control.ts";
 

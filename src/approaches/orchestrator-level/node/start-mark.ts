@@ -7,7 +7,7 @@
 import { open, readdir } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
-import type { PodOnNode } from "../protocol.ts";
+import type { PodOnNode } from "../../../protocol/pod.ts";
 
 const commandMs = 10_000;
 

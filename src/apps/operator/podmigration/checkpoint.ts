@@ -2,9 +2,9 @@
 import path from "node:path";
 import { takeCheckpoint } from "../../../approaches/orchestrator-level/checkpoint.ts";
 import { UmsError } from "../../../errors.ts";
-import { rescuedRoot, snapshotPathPattern, snapshotRoot } from "../../../names.ts";
 import { isSource, type MigrationObject, migrations } from "../../../platforms/kubernetes/migration.ts";
 import type { Podmigration, PodmigrationStatus } from "../../../platforms/kubernetes/podmigration.ts";
+import { rescuedRoot, snapshotPathPattern, snapshotRoot } from "../../../protocol/names.ts";
 import type { PodmigrationParts, Work } from "./action.ts";
 import { idOf } from "./migrations.ts";
 

@@ -1,8 +1,9 @@
-/** What the source's half asks of the destination's half, validated where it comes in. */
+/** A container as another site asks for it, validated where it comes in. */
 import { type Static, Type } from "typebox";
-import { Launch } from "../../checkpoint/bundle.ts";
-import { ContainerSpec } from "../../container-engines/spec.ts";
-import { Bytes, closed, Digest, ImageByDigest, measures } from "../protocol.ts";
+import { ContainerSpec } from "./container-spec.ts";
+import { Bytes, closed, Digest, ImageByDigest } from "./forms.ts";
+import { Launch } from "./launch.ts";
+import { measures } from "./measures.ts";
 
 const ImageNeed = Type.Object(
   {

@@ -1,7 +1,7 @@
 /** What a destination is asked for, by a source of whatever approach. Each destination puts it into its own words. */
 import { type Static, Type } from "typebox";
-import { ContainerNeed } from "./container-level/protocol.ts";
-import { PodNeed } from "./orchestrator-level/protocol.ts";
+import { ContainerNeed } from "./container.ts";
+import { PodNeed } from "./pod.ts";
 
 export const ServiceNeed = Type.Union([ContainerNeed, PodNeed]);
 export type ServiceNeed = Static<typeof ServiceNeed>;

@@ -1,14 +1,14 @@
 /** What crosses between the parts of the orchestrator-level approach, validated where it comes in. */
 import { type Static, Type } from "typebox";
-import type { ErrorCode } from "../../errors.ts";
-import { Launch } from "../../checkpoint/bundle.ts";
-import { siteNamePattern } from "../../names.ts";
-import type { Pod } from "../../platforms/kubernetes/kinds.ts";
-import { Bytes, closed, DataTarget, ImageByDigest, IPv4, Label, type Measures, measures, Port, Protocol } from "../protocol.ts";
+import type { ErrorCode } from "../errors.ts";
+import { DataTarget } from "./conversation.ts";
+import { AbsolutePath, Bytes, closed, ImageByDigest, IPv4, Label, Port, Protocol } from "./forms.ts";
+import { Launch } from "./launch.ts";
+import { type Measures, measures } from "./measures.ts";
+import { siteNamePattern } from "./names.ts";
 
 const Uid = Type.String({ pattern: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" });
 const ContainerId = Type.String({ pattern: "^[0-9a-f]{64}$" });
-const Path = Type.String({ pattern: "^/(?!.*(^|/)\\.\\.(/|$))[^\\u0000]*$", maxLength: 4096 });
 const Secret = Type.String({ pattern: "^[0-9a-f]{32}$" });
 
 /** A pod as its API object names it: enough to find it on its node. */
@@ -30,7 +30,7 @@ export const PodReference = Type.Object(
 export type PodReference = Static<typeof PodReference>;
 
 /** What a node works on as root, where such things lie and nowhere else. */
-const PathBelow = (...tops: string[]) => Type.Intersect([Path, Type.String({ pattern: `^(${tops.join("|")})/` })]);
+const PathBelow = (...tops: string[]) => Type.Intersect([AbsolutePath, Type.String({ pattern: `^(${tops.join("|")})/` })]);
 const containerdState = "/(var/)?run(/k3s)?/containerd";
 const Freezer = Type.Object({ version: Type.Union([Type.Literal(1), Type.Literal(2)]), directory: PathBelow("/sys/fs/cgroup") }, closed);
 
@@ -49,7 +49,7 @@ export const PodOnNode = Type.Object(
           runcRoot: PathBelow(containerdState),
           freezer: Freezer,
           /** A snapshot of containerd's, wherever it keeps them. */
-          changesDirectory: Type.Intersect([Path, Type.String({ pattern: "/snapshots/[0-9]+/fs$" })]),
+          changesDirectory: Type.Intersect([AbsolutePath, Type.String({ pattern: "/snapshots/[0-9]+/fs$" })]),
           logPath: PathBelow("/var/log/pods"),
         },
         closed,
@@ -101,7 +101,7 @@ export type PodNeed = Static<typeof PodNeed>;
 export const CommitAnswer = Type.Object({
   pod: Type.Optional(Type.Union([Type.Null(), Type.Object({ metadata: Type.Object({ name: PodReference.properties.name }) })])),
 });
-export type CommitAnswer = Readonly<{ pod?: Pod | null }>;
+export type CommitAnswer = Static<typeof CommitAnswer>;
 
 /** A port of a node. */
 export const PublishedPort = Type.Object({ port: Port, protocol: Protocol }, closed);

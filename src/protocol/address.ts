@@ -1,6 +1,6 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { UmsError } from "../errors.ts";
-import { addressPattern } from "../names.ts";
+import { addressPattern } from "./names.ts";
 
 /** Where a site can be called. */
 export type Address = Readonly<{ host: string; port: number }>;

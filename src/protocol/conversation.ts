@@ -1,63 +1,17 @@
-/** What the source's half asks of the destination's half in every approach. */
+/** What the two halves of a migration say to each other, whatever the approach. */
 import { type Static, type TSchema, Type } from "typebox";
 import { Value } from "typebox/value";
 import { UmsError } from "../errors.ts";
-import { siteNamePattern } from "../names.ts";
-import { formatAddress } from "../trust/address.ts";
-
-/** A field that the schema does not name is refused. */
-export const closed = { additionalProperties: false } as const;
-export const Bytes = Type.Integer({ minimum: 0 });
-export const Digest = Type.String({ pattern: "^sha256:[0-9a-f]{64}$" });
-export const ImageByDigest = Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,511}@sha256:[0-9a-f]{64}$" });
-export const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
-/** Those by which clients are led. */
-export const Protocol = Type.Union([Type.Literal("tcp"), Type.Literal("udp")]);
-export type Protocol = Static<typeof Protocol>;
-/** RFC 1123 label, as Kubernetes names containers and volumes. */
-export const Label = Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
-
-/** What is found out about a service before it moves. */
-export const measures = {
-  memoryBytes: Bytes,
-  fileBytes: Bytes,
-  kernel: Type.String({ maxLength: 128 }),
-  cpuFeatures: Type.Array(Type.String({ maxLength: 64 }), { maxItems: 1024 }),
-  cgroupVersion: Type.Union([Type.Literal(1), Type.Literal(2)]),
-  /** uids of the service's processes, as the host sees them. */
-  uids: Type.Array(Type.Integer({ minimum: 0 }), { maxItems: 1024 }),
-};
-
-export const Measures = Type.Object(measures, closed);
-export type Measures = Static<typeof Measures>;
-
-/** Those of what has more to tell. */
-export const measuresOf = ({ memoryBytes, fileBytes, kernel, cpuFeatures, cgroupVersion, uids }: Measures): Measures => ({
-  memoryBytes,
-  fileBytes,
-  kernel,
-  cpuFeatures,
-  cgroupVersion,
-  uids,
-});
-
-export const CheckResult = Type.Object(
-  {
-    name: Type.String({ maxLength: 200 }),
-    ok: Type.Boolean(),
-    code: Type.Optional(Type.String({ maxLength: 64 })),
-    detail: Type.Optional(Type.String({ maxLength: 4000 })),
-  },
-  closed,
-);
-export type CheckResult = Static<typeof CheckResult>;
+import { formatAddress } from "./address.ts";
+import { Bytes, closed, IPv4, Label, Port } from "./forms.ts";
+import { CheckResult } from "./measures.ts";
+import { siteNamePattern } from "./names.ts";
 
 export const CheckAnswer = Type.Object({ checks: Type.Array(CheckResult), imageBytes: Bytes }, closed);
 export type CheckAnswer = Static<typeof CheckAnswer>;
 
 /** A node's address, and what proves that its pod is meant. */
 const DataToken = Type.String({ pattern: "^[0-9a-fA-F.:]{1,64}/[0-9a-f]{32}$" });
-export const IPv4 = Type.String({ pattern: "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" });
 
 export type PeerState = "reserved" | "armed" | "restoring" | "restored" | "committed" | "gone";
 
