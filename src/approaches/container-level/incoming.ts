@@ -6,10 +6,10 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Duplex } from "node:stream";
-import { forgetCachedFiles, prepareBundle } from "../../checkpoint/bundle.ts";
+import { forgetCachedFiles } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
-import { criuError, removeImages } from "../../checkpoint/runc.ts";
-import { breakOff, forgetRestore, letGo, prepareRestore, restoreLog, unlessCriuIsLost, waitForShim } from "../../checkpoint/shim.ts";
+import { removeImages } from "../../checkpoint/runc.ts";
+import { breakOff, forgetRestore, letGo, prepareRestore } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
 import { differences, lacking } from "../../container-engines/spec.ts";
@@ -18,8 +18,14 @@ import { overlap } from "../../preflight/destination.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
 import { type ContainerSpec } from "../../protocol/container-spec.ts";
 import type { ContainerNeed, ReserveAnswer } from "../../protocol/container.ts";
-import type { ArmAnswer, CheckAnswer, CreateAnswer, PeerState, StreamContent } from "../../protocol/conversation.ts";
-import { portKey } from "../../protocol/conversation.ts";
+import {
+  type ArmAnswer,
+  type CheckAnswer,
+  type CreateAnswer,
+  type PeerState,
+  portKey,
+  type StreamContent,
+} from "../../protocol/conversation.ts";
 import type { ServiceNeed } from "../../protocol/need.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import type { Sink } from "../../transfer/channel.ts";
@@ -27,6 +33,7 @@ import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../tra
 import { fileSink } from "../../transfer/sink.ts";
 import { unpack } from "../../transfer/tree.ts";
 import { type Allowance, createAllowance, receiveService } from "../receive.ts";
+import { awaitContainer, restoreContainer } from "../restore.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
 import { asChecks } from "../translation/refusals.ts";
 import { startAgain } from "./restart-policy.ts";
@@ -227,16 +234,19 @@ export function createIncoming(parts: IncomingParts): Incoming {
       () => Promise.reject(new UmsError("SHIM_SILENT", "The container started without UMS's runtime.")),
       (cause: unknown) => Promise.reject(cause instanceof Error ? cause : new Error(String(cause))),
     );
-    const bundle = await Promise.race([waitForShim(containerId, { timeoutMs: 60_000, signal: cancelled.signal }), failed]);
-    const oci = await prepareBundle(bundle, need.launch.mounts);
-    reservation.root = oci.root.path;
-    const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
+    const waiting = awaitContainer(containerId, {
+      what: "The container",
+      mounts: need.launch.mounts,
+      timeoutMs: 60_000,
+      signal: cancelled.signal,
+    });
+    const { root, shm, network } = await Promise.race([waiting, failed]);
+    reservation.root = root;
     if (shm !== undefined) reservation.places.set("shm", shm);
-    const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
-    if (namespace !== undefined) {
-      reservation.networkNamespace = namespace;
-      await holdNamespace(namespace);
-      await setNetworkSysctls(namespace, need.spec.sysctls);
+    if (network !== undefined) {
+      reservation.networkNamespace = network;
+      await holdNamespace(network);
+      await setNetworkSysctls(network, need.spec.sysctls);
     }
     reservation.state = "armed";
     records.progress(id, { state: reservation.state, bytes: reservation.allowance.bytes() });
@@ -248,13 +258,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
     reservation.state = "restoring";
     reservation.memory?.close();
     if (reservation.staleRoot) await forgetCachedFiles(reservation.staleRoot);
-    if (!(await letGo(containerId, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
-    try {
-      await within(parts.restoreTimeoutMs, unlessCriuIsLost(containerId, reservation.started));
-    } catch (cause) {
-      const reason = (await criuError(restoreLog(containerId))) ?? (cause instanceof Error ? cause.message : String(cause));
-      throw new UmsError("RESTORE_FAILED", `The service could not be restored: ${reason}`, { cause });
-    }
+    await restoreContainer(containerId, {
+      what: "The service",
+      started: reservation.started,
+      timeoutMs: parts.restoreTimeoutMs,
+      signal: reservation.cancelled.signal,
+    });
     if (
       need.spec.health &&
       need.spec.health.test[0] !== "NONE" &&
@@ -584,13 +593,3 @@ function understood<T>(read: () => T): T {
 /** The name by which an image is known to be of a migration that has not ended. */
 const imageMark = (id: string) => `localhost/ums/${id}:latest`;
 const markedBy = (name: string) => /^localhost\/ums\/([0-9a-f]{12}):latest$/.exec(name)?.[1];
-
-async function within(timeoutMs: number, action: Promise<void>): Promise<void> {
-  const limit = Promise.withResolvers<never>();
-  const timer = setTimeout(() => limit.reject(new UmsError("TIMED_OUT", `The restore took longer than ${timeoutMs} ms.`)), timeoutMs);
-  try {
-    await Promise.race([action, limit.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
-}

@@ -28,9 +28,10 @@ import { addressesIn, holdNamespace, lateConnections, releaseNamespace, resetCon
 import { awaitYoungConnections, openConnections } from "../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
-import { makeImageDirectory, sendWhileDumped } from "../../transfer/memory.ts";
+import { makeImageDirectory } from "../../transfer/memory.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
+import { sendFrozen } from "../send.ts";
 import { startAgain } from "./restart-policy.ts";
 
 /** What the source must know after a crash. */
@@ -86,15 +87,6 @@ export function createOutgoing(
   let sender: Sender | undefined;
   /** Before the hold; whoever takes over after a crash undoes, and doesn't need it. */
   let opened: ReadonlySet<string> = new Set();
-
-  async function timed<T>(part: string, action: Promise<T>): Promise<T> {
-    const startedAt = performance.now();
-    try {
-      return await action;
-    } finally {
-      parts.measured(part, performance.now() - startedAt);
-    }
-  }
 
   const known = (): SourceFacts => {
     const facts = parts.facts.get();
@@ -208,27 +200,22 @@ export function createOutgoing(
       const imageDirectory = parts.facts.imageDirectory();
       if (imageDirectory === undefined) throw new UmsError("INTERNAL", "There is no directory for the memory image.");
       const { early, late } = await trees();
-      const dumped = dump(parts.tools, {
-        containerId: container.id,
-        imageDirectory,
-        workDirectory,
-        timeoutMs: limits.transferMs,
-      });
-      const sendFiles = async () => {
-        for (const tree of [...early, ...late]) await files.tree(data, tree, { live: false, signal });
-      };
       const forgotten = forwarding && forgetDatagrams(forwarding);
       forgotten?.catch(() => undefined); // met below
-      const both = [timed("memory", sendWhileDumped(data, imageDirectory, timed("dump", dumped))), timed("files", sendFiles())];
-      // Settled once the dump is at work, or never will be: one that began after an undo's thaw would freeze the service for good.
-      await Promise.all(both).catch(async (cause: unknown) => {
-        data.close();
-        await Promise.allSettled(both);
-        throw cause;
-      });
+      await sendFrozen(
+        {
+          containers: [
+            {
+              imageDirectory,
+              dump: () => dump(parts.tools, { containerId: container.id, imageDirectory, workDirectory, timeoutMs: limits.transferMs }),
+            },
+          ],
+          trees: [...early, ...late],
+          sendLogs: () => sendLog(data),
+        },
+        { data, files, flushMs: limits.transferMs, took: parts.measured, giveUp: () => data.close(), signal },
+      );
       await forgotten;
-      await timed("log", sendLog(data)); // last, so that the engine's monitor has had time to write what the service said
-      await timed("flush", data.flush(limits.transferMs));
     },
 
     async forwardClients() {

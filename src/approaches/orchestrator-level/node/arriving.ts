@@ -9,9 +9,9 @@ import path from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
-import { forgetCachedFiles, prepareBundle } from "../../../checkpoint/bundle.ts";
+import { forgetCachedFiles } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
-import { criuError, removeImages } from "../../../checkpoint/runc.ts";
+import { removeImages } from "../../../checkpoint/runc.ts";
 import {
   breakOff,
   forgetCommitted,
@@ -22,10 +22,6 @@ import {
   noteCommitted,
   noteHeldNetwork,
   prepareRestore,
-  restoreLog,
-  restoreOutcome,
-  unlessCriuIsLost,
-  waitForShim,
 } from "../../../checkpoint/shim.ts";
 import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
@@ -37,6 +33,7 @@ import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../
 import { fileSink } from "../../../transfer/sink.ts";
 import { isTmpfs, unpack } from "../../../transfer/tree.ts";
 import { type Allowance, createAllowance, receiveService } from "../../receive.ts";
+import { awaitContainer, givenUp, restoreContainer } from "../../restore.ts";
 import { isDump } from "./dump.ts";
 import { emptyDirectory } from "./leaving.ts";
 
@@ -89,6 +86,7 @@ type Arrival = {
 
 /** The name under which the shim finds a container's restore: see ums-runc. */
 const restoreOf = (id: string, container: string) => `${id}.${container}`;
+const nameOf = (container: string) => `Container ${container}`;
 const killMs = 10_000;
 
 export function createArriving(parts: ArrivingParts): Arriving {
@@ -115,22 +113,18 @@ export function createArriving(parts: ArrivingParts): Arriving {
   }
 
   /** The container that waits in the shim, fit for a restore. @throws UmsError CONTAINER_REMADE */
-  async function readyBundle({ id, pod }: Arrival, container: string, options: { timeoutMs: number; signal: AbortSignal }) {
-    const bundle = await waitForShim(restoreOf(id, container), options);
-    const remade = new UmsError("CONTAINER_REMADE", `Container ${container} waited for its memory, and its engine has given it up.`);
-    const oci = await prepareBundle(bundle, pod.mounts[container] ?? []).catch(async (cause: unknown) => {
-      throw (await stat(bundle).catch(() => undefined)) ? cause : remade;
-    });
-    const rootfs = path.resolve(bundle, oci.root.path);
-    if (!(await isMounted(rootfs))) throw remade;
-    return { rootfs, oci };
+  async function readyContainer({ id, pod }: Arrival, container: string, options: { timeoutMs: number; signal: AbortSignal }) {
+    const what = nameOf(container);
+    const waiting = await awaitContainer(restoreOf(id, container), { what, mounts: pod.mounts[container] ?? [], ...options });
+    if (!(await isMounted(waiting.root))) throw givenUp(what);
+    return waiting;
   }
 
   /** One that was given up is made anew, by the kubelet itself: a service that stands still meanwhile goes on some seconds later. */
   async function waitingContainer(arrival: Arrival, container: string, { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal }) {
     for (const until = Date.now() + timeoutMs; ; await sleep(100, undefined, { signal })) {
       try {
-        return await readyBundle(arrival, container, { timeoutMs: until - Date.now(), signal });
+        return await readyContainer(arrival, container, { timeoutMs: until - Date.now(), signal });
       } catch (cause) {
         if (!(cause instanceof UmsError && cause.code === "CONTAINER_REMADE") || Date.now() > until) throw cause;
       }
@@ -141,38 +135,28 @@ export function createArriving(parts: ArrivingParts): Arriving {
     const { pod, places } = arrival;
     const [first = ""] = pod.containers;
     const waiting = AbortSignal.any([signal, arrival.cancelled.signal]);
-    const { oci } = await waitingContainer(arrival, first, { timeoutMs, signal: waiting });
-    const namespace = oci.linux.namespaces.find(({ type }) => type === "network")?.path;
-    if (namespace === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
-    await noteHeldNetwork(restoreOf(arrival.id, first), namespace);
-    await holdNamespace(namespace);
-    const shm = oci.mounts.find(({ destination }) => destination === "/dev/shm")?.source;
+    const { network, shm } = await waitingContainer(arrival, first, { timeoutMs, signal: waiting });
+    if (network === undefined) throw new UmsError("SHIM_SILENT", "The pod has no network of its own.");
+    await noteHeldNetwork(restoreOf(arrival.id, first), network);
+    await holdNamespace(network);
     if (shm !== undefined) places.set("shm", shm);
     for (const [at, volume] of pod.volumes.entries()) {
       const directory = emptyDirectory(pod.uid, volume);
       if (await isTmpfs(directory)) places.set(`volume:${at}`, directory);
     }
     arrival.state = "armed";
-    return { podAddress: await addressIn(namespace) };
+    return { podAddress: await addressIn(network) };
   }
 
-  async function restoreContainer(arrival: Arrival, container: string): Promise<void> {
+  async function restoreInto(arrival: Arrival, container: string): Promise<void> {
     const { id } = arrival;
-    const name = restoreOf(id, container);
-    const { rootfs } = await waitingContainer(arrival, container, {
-      timeoutMs: parts.restoreTimeoutMs,
-      signal: arrival.cancelled.signal,
-    });
-    const changes = await changesOf(rootfs);
+    const limit = { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal };
+    const { root } = await waitingContainer(arrival, container, limit);
+    const changes = await changesOf(root);
     if (changes === undefined) throw new UmsError("STORAGE_DRIVER", `The root of container ${container} is no overlay on this node.`);
-    if (await moveInto(stagedAt(id, `changes:${container}`), changes)) await forgetCachedFiles(rootfs);
+    if (await moveInto(stagedAt(id, `changes:${container}`), changes)) await forgetCachedFiles(root);
     await appendLog(arrival, container);
-    if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
-    const restore = restoreOutcome(name, { timeoutMs: parts.restoreTimeoutMs, signal: arrival.cancelled.signal });
-    const end = await unlessCriuIsLost(name, restore);
-    if (end === "started") return;
-    const reason = (await criuError(restoreLog(name))) ?? "runc failed";
-    throw new UmsError("RESTORE_FAILED", `Container ${container} could not be restored: ${reason}`);
+    await restoreContainer(restoreOf(id, container), { what: nameOf(container), ...limit });
   }
 
   async function appendLog({ id, pod }: Arrival, container: string): Promise<void> {
@@ -201,7 +185,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
     // The kubelet starts a container only when the one before has started; those that run already wait for the rest.
     const several = pod.containers.length > 1;
     for (const container of pod.containers) {
-      await restoreContainer(arrival, container);
+      await restoreInto(arrival, container);
       if (!several) continue;
       for (const { freezer } of await tasksOfPod(pod.uid)) await setFrozen(freezer, true);
     }

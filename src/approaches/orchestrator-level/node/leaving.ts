@@ -31,7 +31,7 @@ import { holdNamespace, lateConnections, releaseNamespace, resetConnections } fr
 import { awaitYoungConnections, openConnections } from "../../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
-import { sendWhileDumped } from "../../../transfer/memory.ts";
+import { sendFrozen } from "../../send.ts";
 import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
 import { makeRoomForDump } from "./dump.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
@@ -133,37 +133,34 @@ export function createLeaving(parts: LeavingParts): Leaving {
     const signal = AbortSignal.any([wanted, giveUp.signal]);
     const session = sessionOf(id);
     const took: Record<string, number> = {};
-    const timed = async (part: string, action: Promise<void>): Promise<void> => {
-      const startedAt = performance.now();
-      await action;
-      took[part] = Math.round(performance.now() - startedAt);
-    };
     const data = await connect(id, target, signal);
     const imageDirectory = (session.imageDirectory ??= await roomFor(id, pod));
     const { early, late } = await treesOf(pod);
-    const memory = async () => {
-      for (const { name, id: containerId, runcRoot } of pod.containers) {
-        signal.throwIfAborted();
-        const directory = path.join(imageDirectory, name);
-        const workDirectory = workOf(id, name);
-        const dumped = dump(tools, { containerId, runcRoot, imageDirectory: directory, workDirectory, timeoutMs: limits.transferMs });
-        await sendWhileDumped(data, directory, timed(`dump ${name}`, dumped), isAlone(pod) ? {} : { under: name });
-      }
-      signal.throwIfAborted();
-      // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
-      await setFrozen(groupOf(pod), true);
-    };
-    const files = async () => {
-      for (const tree of [...early, ...late]) await session.files.tree(data, tree, { live: false, signal });
-    };
-    const both = [timed("memory", memory()), timed("files", files())];
-    await Promise.all(both).catch(async (cause: unknown) => {
-      giveUp.abort(cause);
-      await Promise.allSettled(both);
-      throw cause;
+    const containers = pod.containers.map(({ name, id: containerId, runcRoot }) => {
+      const places = { imageDirectory: path.join(imageDirectory, name), workDirectory: workOf(id, name) };
+      return {
+        ...(isAlone(pod) ? {} : { name }),
+        imageDirectory: places.imageDirectory,
+        dump: () => dump(tools, { containerId, runcRoot, ...places, timeoutMs: limits.transferMs }),
+      };
     });
-    await sendLogs(sessionOf(id).files, pod, data);
-    await timed("flush", data.flush(limits.transferMs));
+    await sendFrozen(
+      {
+        containers,
+        // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
+        dumped: () => setFrozen(groupOf(pod), true),
+        trees: [...early, ...late],
+        sendLogs: () => sendLogs(session.files, pod, data),
+      },
+      {
+        data,
+        files: session.files,
+        flushMs: limits.transferMs,
+        took: (part, milliseconds) => (took[part] = Math.round(milliseconds)),
+        giveUp: (cause) => giveUp.abort(cause),
+        signal,
+      },
+    );
     return { bytesSent: data.bytesSent(), parts: took };
   }
 
