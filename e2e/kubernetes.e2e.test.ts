@@ -857,3 +857,62 @@ test("a node that was not there when a Migration was deleted leads nobody any mo
   await kubectl(a, "delete", "pods", "--selector=app=ssu-interface", "--wait=false");
   await expect.poll(async () => (await node.exec(["nft", "list", "tables"])).stdout, { timeout: 90_000 }).not.toContain("ums_forward_249");
 });
+
+test("a pod that exchanges its directories with links gets nothing of its node read for it, by a checkpoint or by a move", async () => {
+  const secret = "secret of the node";
+  const target = "/var/lib/kubelet/pki"; // where an interface sees it by the same name
+  const [node] = a.cluster.nodes;
+  await node.exec(["sh", "-c", `mkdir -p ${target}; umask 077; echo '${secret}' >${target}/canary-secret`]);
+  const stolenOn = async ({ cluster }: ClusterSite, ...places: string[]) => {
+    const found = await Promise.all(
+      cluster.nodes.map((each) =>
+        each.exec(["grep", "-rl", secret, ...places], { reject: false }).then(({ stdout }) => stdout.split("\n")),
+      ),
+    );
+    return found.flat().filter((file) => file !== "" && file !== `${target}/canary-secret`);
+  };
+  const run = async (name: string) => {
+    await a.apply({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name },
+      spec: {
+        nodeName: node.name,
+        terminationGracePeriodSeconds: 1,
+        containers: [
+          {
+            name: "thief",
+            image: servicesImage,
+            command: ["python3", "-u", "/srv/steal.py", target, "canary-secret"],
+            volumeMounts: [{ name: "w", mountPath: "/w" }],
+          },
+        ],
+        volumes: [{ name: "w", emptyDir: {} }],
+      },
+    });
+    await ready(a, name);
+    await expect.poll(() => kubectl(a, "logs", name), { timeout: 20_000 }).toContain("ready");
+  };
+
+  await run("photographed");
+  const snapshot = "/var/lib/kubelet/migration/photographed";
+  await a.apply({
+    apiVersion: "podmig.dcn.ssu.ac.kr/v1",
+    kind: "Podmigration",
+    metadata: { name: "photographed", namespace: "default" },
+    spec: { selector: { podmig: "dcn" }, action: "checkpoint", sourcePod: "photographed", snapshotPath: snapshot },
+  });
+  // Either may fail while the files behave so: what counts is what has been read.
+  const ended = async () => await kubectl(a, "get", "podmigration", "photographed", "--output=jsonpath={.status.state}");
+  await expect.poll(ended, { timeout: 90_000 }).toMatch(/^(Completed|Failed)$/);
+  const photographed = await stolenOn(a, "/var/lib/kubelet", "/var/lib/ums", "/run/ums");
+
+  await run("thief");
+  await post(a, b, "thief");
+  const sent = await stolenOn(b, "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/ums");
+  expect({ photographed, sent }).toEqual({ photographed: [], sent: [] });
+
+  await remove(a, "podmigration/photographed");
+  await onBoth((site) => remove(site, "pod/photographed", "pod/thief"));
+  await node.exec(["rm", "-r", `${target}/canary-secret`, snapshot], { reject: false });
+});
