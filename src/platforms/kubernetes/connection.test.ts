@@ -1,5 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { dump } from "js-yaml";
 import { expect, test, vi } from "vitest";
 import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { connectByKubeconfig, connectInCluster } from "./connection.ts";
@@ -26,7 +27,8 @@ test("outside of a pod there is no such connection", () => {
 });
 
 test("a kubeconfig's current context says where and who", async () => {
-  const file = join(temporaryDirectory(), "config");
+  const directory = temporaryDirectory();
+  const file = join(directory, "config");
   const config = {
     clusters: [{ name: "c", cluster: { server: "https://127.0.0.1:6443/prefix", "insecure-skip-tls-verify": true } }],
     users: [{ name: "u", user: { token: "secret" } }],
@@ -36,7 +38,20 @@ test("a kubeconfig's current context says where and who", async () => {
   writeFileSync(file, JSON.stringify(config));
   const connection = await connectByKubeconfig(file);
   expect([connection.server.href, connection.namespace]).toEqual(["https://127.0.0.1:6443/prefix", "team"]);
-  expect(await connection.credentials()).toMatchObject({ rejectUnauthorized: false, headers: { Authorization: "Bearer secret" } });
+  expect(await connection.credentials()).toMatchObject({ rejectUnauthorized: false, headers: { authorization: "Bearer secret" } });
+  writeFileSync(join(directory, "ca.crt"), "CA");
+  const mutual = {
+    ...config,
+    clusters: [{ name: "c", cluster: { server: "https://127.0.0.1:6443", "certificate-authority": "ca.crt" } }],
+    users: [{ name: "u", user: { "client-certificate-data": "Y2VydA==", "client-key-data": "a2V5" } }],
+  };
+  writeFileSync(file, dump(mutual));
+  const [ca, cert, key] = ["CA", "cert", "key"].map((text) => Buffer.from(text));
+  expect(await (await connectByKubeconfig(file)).credentials()).toEqual({ ca, cert, key });
+  for (const user of [{ exec: { command: "aws" } }, { username: "root", password: "x" }]) {
+    writeFileSync(file, JSON.stringify({ ...config, users: [{ name: "u", user }] }));
+    await expect(connectByKubeconfig(file)).rejects.toThrow(/asks for “(exec|username)”/);
+  }
   writeFileSync(file, "nothing");
   await expect(connectByKubeconfig(file)).rejects.toThrow(expect.objectContaining({ code: "BAD_CONFIGURATION" }));
 });

@@ -2,7 +2,9 @@
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { RequestOptions } from "node:https";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
+import { Type } from "typebox";
+import { Value } from "typebox/value";
 import { UmsError } from "../../errors.ts";
 
 export type Connection = Readonly<{
@@ -52,29 +54,66 @@ export function connectInCluster({
   };
 }
 
-/** As a kubeconfig's current context says. @throws UmsError BAD_CONFIGURATION */
-export async function connectByKubeconfig(path: string): Promise<Connection> {
-  // Loaded here alone: it brings the whole API's models, 85 MB of memory.
-  const { KubeConfig } = await import("@kubernetes/client-node");
-  const config = new KubeConfig();
-  try {
-    config.loadFromFile(path);
-  } catch (cause) {
-    throw new UmsError("BAD_CONFIGURATION", `${path} is no kubeconfig.`, { cause });
-  }
-  const cluster = config.getCurrentCluster();
-  if (!cluster) throw new UmsError("BAD_CONFIGURATION", `${path} has no current cluster.`);
-  if (cluster.proxyUrl !== undefined) throw new UmsError("BAD_CONFIGURATION", `${path} asks for a proxy, which UMS does not use.`);
+const Reference = Type.Object({ cluster: Type.String(), user: Type.String(), namespace: Type.Optional(Type.String()) });
+const Cluster = Type.Object({
+  server: Type.String({ pattern: "^https?://" }),
+  "certificate-authority": Type.Optional(Type.String()),
+  "certificate-authority-data": Type.Optional(Type.String()),
+  "tls-server-name": Type.Optional(Type.String()),
+  "insecure-skip-tls-verify": Type.Optional(Type.Boolean()),
+});
+const User = Type.Object({
+  "client-certificate": Type.Optional(Type.String()),
+  "client-certificate-data": Type.Optional(Type.String()),
+  "client-key": Type.Optional(Type.String()),
+  "client-key-data": Type.Optional(Type.String()),
+  token: Type.Optional(Type.String()),
+  tokenFile: Type.Optional(Type.String()),
+});
+/** The parts that UMS reads (kubernetes, client-go/tools/clientcmd/api/v1/types.go). */
+const Kubeconfig = Type.Object({
+  "current-context": Type.String(),
+  contexts: Type.Array(Type.Object({ name: Type.String(), context: Reference })),
+  clusters: Type.Array(Type.Object({ name: Type.String(), cluster: Cluster })),
+  users: Type.Array(Type.Object({ name: Type.String(), user: User })),
+});
+/** What would have to be asked for credentials, or passed. */
+const unused = ["exec", "auth-provider", "username", "password", "as", "proxy-url"];
+
+/** As a kubeconfig's current context says, by a certificate or a token. @throws UmsError BAD_CONFIGURATION */
+export async function connectByKubeconfig(file: string): Promise<Connection> {
+  // Loaded here alone: no pod of UMS needs it.
+  const { load } = await import("js-yaml");
+  const config = await readFile(file, "utf8")
+    .then((text) => load(text))
+    .catch(() => undefined);
+  if (!Value.Check(Kubeconfig, config)) throw new UmsError("BAD_CONFIGURATION", `${file} is no kubeconfig.`);
+  const named = <T extends { name: string }>(list: readonly T[], name: string | undefined) => list.find((each) => each.name === name);
+  const context = named(config.contexts, config["current-context"])?.context;
+  const cluster = named(config.clusters, context?.cluster)?.cluster;
+  const user = named(config.users, context?.user)?.user;
+  if (!context || !cluster || !user) throw new UmsError("BAD_CONFIGURATION", `${file} has no current context with a cluster and a user.`);
+  const asked = unused.find((key) => key in cluster || key in user);
+  if (asked !== undefined) throw new UmsError("BAD_CONFIGURATION", `${file} asks for “${asked}”, which UMS does not use.`);
+  const given = async (data: string | undefined, place: string | undefined): Promise<Buffer | undefined> => {
+    if (data !== undefined) return Buffer.from(data, "base64");
+    // As kubectl has it: beside the file that names it.
+    return place === undefined ? undefined : await readFile(resolve(dirname(file), place));
+  };
   return {
     server: new URL(cluster.server),
-    namespace: config.getContextObject(config.getCurrentContext())?.namespace ?? "default",
+    namespace: context.namespace ?? "default",
     async credentials() {
-      const options: RequestOptions = {};
-      await config.applyToHTTPSOptions(options);
-      const { ca, cert, key, rejectUnauthorized, servername, headers } = options;
-      return Object.fromEntries(
-        Object.entries({ ca, cert, key, rejectUnauthorized, servername, headers }).filter(([, value]) => value !== undefined),
-      );
+      const token = user.tokenFile === undefined ? user.token : (await readFile(resolve(dirname(file), user.tokenFile), "utf8")).trim();
+      const options = {
+        ca: await given(cluster["certificate-authority-data"], cluster["certificate-authority"]),
+        cert: await given(user["client-certificate-data"], user["client-certificate"]),
+        key: await given(user["client-key-data"], user["client-key"]),
+        rejectUnauthorized: cluster["insecure-skip-tls-verify"] === true ? false : undefined,
+        servername: cluster["tls-server-name"],
+        headers: token === undefined ? undefined : { authorization: `Bearer ${token}` },
+      };
+      return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
     },
   };
 }
