@@ -6,7 +6,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { codeFrom, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
-import { endpointSlices, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import { endpointSlices, type Kind, type KubernetesObject, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { verdict } from "../../preflight/check.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, portKey } from "../../protocol/conversation.ts";
 import { type CheckResult, measuresOf } from "../../protocol/measures.ts";
@@ -99,6 +99,7 @@ type WholeRecord = ArrivalRecord & Readonly<{ facts: WholeFacts }>;
 const isWhole = (record: ArrivalRecord): record is WholeRecord => record.facts.need !== undefined;
 
 const serviceName = (id: string) => `ums-${id}`;
+const isOf = (podUid: string, { metadata }: KubernetesObject) => metadata?.ownerReferences?.some(({ uid }) => uid === podUid) ?? false;
 const pollMs = 50;
 /** After this time nobody works on a commit any more. */
 const commitMs = 15_000;
@@ -187,8 +188,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     }));
     // They go with the pod, by the cluster's own garbage collector.
     const ownerReferences = [{ apiVersion: "v1", kind: "Pod", name: pod, uid: podUid }];
+    const before = await cluster.get(services, name, { namespace });
+    if (before && !isOf(podUid, before)) throw new UmsError("NAME_TAKEN", `Service ${name} is somebody else's.`);
     const made =
-      (await cluster.get(services, name, { namespace })) ??
+      before ??
       (await cluster.create(
         services,
         {
@@ -199,7 +202,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
         },
         { namespace },
       ));
-    await cluster.delete(endpointSlices, name, { namespace });
+    await removeOf(podUid, endpointSlices, { namespace, name });
     await cluster.create(
       endpointSlices,
       {
@@ -231,9 +234,21 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   async function removeLead(id: string, facts: WholeFacts): Promise<void> {
-    const { namespace } = placeOf(facts);
-    await cluster.delete(endpointSlices, serviceName(id), { namespace });
-    await cluster.delete(services, serviceName(id), { namespace });
+    const at = { namespace: placeOf(facts).namespace, name: serviceName(id) };
+    if (facts.podUid === undefined) return;
+    await removeOf(facts.podUid, endpointSlices, at);
+    await removeOf(facts.podUid, services, at);
+  }
+
+  /** Removes an object if it was made for this pod: one that only has the name is somebody else's. */
+  async function removeOf<T extends KubernetesObject>(
+    podUid: string,
+    kind: Kind<T>,
+    { namespace, name }: { namespace: string; name: string },
+  ): Promise<void> {
+    const found = await cluster.get(kind, name, { namespace });
+    const uid = found?.metadata?.uid;
+    if (found && uid !== undefined && isOf(podUid, found)) await cluster.delete(kind, name, { namespace, uid });
   }
 
   /** Lets clients in, once this site owns the service. Can be repeated. */
