@@ -106,7 +106,7 @@ describe("least privilege:", () => {
       "cluster: get /namespaces",
       "cluster: get /nodes",
       "cluster: get list create delete /services",
-      "cluster: create delete discovery.k8s.io/endpointslices",
+      "cluster: get create delete discovery.k8s.io/endpointslices",
       "cluster: get list watch create patch delete ums.dev/migrations",
       "cluster: patch ums.dev/migrations/status",
       "cluster: list create podmig.dcn.ssu.ac.kr/podmigrations",
