@@ -74,4 +74,7 @@ export const coordinatorPort = 5000;
 /** Of its Service. */
 export const coordinatorServicePort = 80;
 export const coordinatorNodePort = 30_001;
+/** Where coordinator and operator answer their kubelet's probes, in their pods; no Service leads there. */
 export const healthPort = 8080;
+/** Where the interface does, on its node's own loopback: it has the node's network. */
+export const interfaceHealth = { host: "127.0.0.1", port: 7445 } as const;

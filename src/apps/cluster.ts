@@ -1,7 +1,6 @@
 /** The parts of UMS in a cluster, each a process of its own: `ums coordinator`, `ums operator`, `ums interface`. */
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
-import { createServer } from "node:http";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
@@ -20,6 +19,7 @@ import {
   coordinatorNodePort,
   coordinatorPort,
   healthPort,
+  interfaceHealth,
   interfacePort,
   ownCoordinator,
 } from "../cluster-settings.ts";
@@ -36,6 +36,7 @@ import { formatAddress } from "../protocol/address.ts";
 import type { DataTarget } from "../protocol/conversation.ts";
 import type { CheckResult, Measures } from "../protocol/measures.ts";
 import { snapshotRoot } from "../protocol/names.ts";
+import { listenForHealth } from "../server/health.ts";
 import { createPeerServer, listenForPeers } from "../server/peer-server.ts";
 import type { Role } from "../trust/identity.ts";
 import { createPairing } from "../trust/pairing.ts";
@@ -151,6 +152,8 @@ export async function runCoordinator(part: Part): Promise<void> {
     limits: { strangersByAddress: strangers, strangers },
   });
   await listenForPeers(server, { host: "::", port: coordinatorPort });
+  await using health = await listenForHealth({ port: healthPort });
+  void health;
   log.info({ site: trust.siteName, fingerprint: trust.fingerprint }, "serving");
   await aborted(signal);
   await server.close();
@@ -168,7 +171,7 @@ async function collectArrivals(incoming: IncomingPods, { log, signal }: Part): P
 
 export async function runOperator(part: Part): Promise<void> {
   const { settings, log, signal } = part;
-  await using health = createServer((_request, response) => void response.end("OK")).listen(healthPort);
+  await using health = await listenForHealth({ port: healthPort });
   void health;
   const { cluster, trust } = await open(part);
   await standForLeader({
@@ -256,6 +259,8 @@ export async function runInterface(part: Part): Promise<void> {
   await cluster.patch(nodes, settings.NODE_NAME, { metadata: { labels } }, { signal });
   await arriving.sweep();
   await listenForPeers(server, { host: settings.HOST_IP, port: interfacePort });
+  await using health = await listenForHealth(interfaceHealth);
+  void health;
   log.info({ site: trust.siteName, node: settings.NODE_NAME }, "serving");
   await aborted(signal);
   await snapshots.close();

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { loadAll } from "js-yaml";
 import { describe, expect, test } from "vitest";
-import { coordinatorServicePort } from "../../cluster-settings.ts";
+import { coordinatorServicePort, healthPort, interfaceHealth } from "../../cluster-settings.ts";
 import { migrationSchema, migrations } from "./migration.ts";
 import { nodeTrustSecretName, trustSecretName } from "./trust-store.ts";
 
@@ -83,6 +83,20 @@ test("the control plane runs twice, without rights on its node", () => {
       });
       expect(container).toMatchObject({ readinessProbe: {}, livenessProbe: {}, resources: { limits: { memory: expect.any(String) } } });
     }
+  }
+});
+
+test("probes ask a port to which no Service leads, and where the node's network is shared, no other machine", () => {
+  for (const { spec, metadata } of workloads) {
+    const { hostNetwork, containers } = spec.template.spec;
+    const [{ ports, startupProbe, readinessProbe, livenessProbe }] = containers;
+    const host = hostNetwork ? interfaceHealth.host : undefined;
+    for (const { httpGet } of [startupProbe, readinessProbe, livenessProbe])
+      expect(httpGet, metadata.name).toEqual({ path: "/healthcheck", port: "health", ...(host ? { host } : {}) });
+    const { containerPort } = ports.find(({ name }: { name: string }) => name === "health");
+    expect(containerPort).toBe(hostNetwork ? interfaceHealth.port : healthPort);
+    const led = ofKind("Service").flatMap((service) => service.spec.ports.map(({ targetPort }: any) => targetPort));
+    for (const target of led) expect([target, metadata.name]).not.toEqual(expect.arrayContaining(["health", containerPort]));
   }
 });
 
