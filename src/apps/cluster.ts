@@ -65,8 +65,6 @@ const nodeDirectories = {
   staging: { changes: "/var/lib/containerd/ums", volumes: "/var/lib/kubelet/ums" },
 } as const;
 const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
-/** Connections that nobody has vouched for yet. */
-const strangers = 64;
 const collectEveryMs = 20_000;
 const restoresLabel = "ums.dev/restores";
 const criu = "/opt/ums/criu/criu";
@@ -148,8 +146,6 @@ export async function runCoordinator(part: Part): Promise<void> {
       registerPeerRoutes(app, { ...arrivals, actions: { create, arm, restore, commit, acknowledge } });
     },
     onData: (socket) => void socket.destroy(), // the interfaces take data
-    // Behind a NodePort every caller may have the address of a node.
-    limits: { strangersByAddress: strangers, strangers },
   });
   await listenForPeers(server, { host: "::", port: coordinatorPort });
   await using health = await listenForHealth({ port: healthPort });

@@ -2,15 +2,14 @@
 import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import type { IncomingMessage } from "node:http";
 import type { Server } from "node:https";
-import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import { UmsError } from "../errors.ts";
-import { parseAddress } from "../protocol/address.ts";
 import { migrationIdPattern } from "../protocol/names.ts";
 import { type Pairing, PairRequest } from "../trust/pairing.ts";
 import type { Trust } from "../trust/trust.ts";
 import { sendProblem, strictValidation } from "./problems.ts";
+import { type ConnectionLimits, defaultLimits, guardConnections } from "./strangers.ts";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -62,11 +61,9 @@ export type PeerServerParts = Readonly<{
   limits?: Partial<ConnectionLimits>;
 }>;
 
-/** What connections that nobody has vouched for may take up. */
-export type ConnectionLimits = Readonly<{ strangers: number; strangersByAddress: number; strangerMs: number; handshakeMs: number }>;
-const defaultLimits: ConnectionLimits = { strangers: 64, strangersByAddress: 16, strangerMs: 10_000, handshakeMs: 5_000 };
-
 const bodyLimitBytes = 1024 * 1024;
+/** A queue that is full drops whoever knocks, who tries again after a second; the kernel's own bound is as high (somaxconn). */
+const backlog = 4096;
 /** Longer than any pause between two requests of one migration, so that its connection stays warm. */
 const keepAliveMs = 120_000;
 const openToStrangers = new Set(["GET /healthcheck", "POST /pair"]);
@@ -96,9 +93,13 @@ export function createPeerServer({
     exposeHeadRoutes: false,
     ajv: strictValidation,
   }) as unknown as PeerApp;
-  if (unsafeHttp) divertPlainHttp(app.server, unsafeHttp);
-  const connections = guardConnections(app.server, trust, bounds, log);
-  unsafeHttp?.server.on("connection", connections.vouchFor);
+  const connections = guardConnections({
+    server: app.server,
+    trust,
+    limits: bounds,
+    log,
+    ...(unsafeHttp ? { takePlain: (socket) => void unsafeHttp.server.emit("connection", socket) } : {}),
+  });
 
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setErrorHandler(sendProblem);
@@ -167,7 +168,7 @@ export function createPeerServer({
 
   const stopFollowing = trust.onChange(() => {
     app.server.setSecureContext(trust.serverOptions());
-    connections.dropUnknown();
+    connections.peersChanged();
   });
   // Before the server closes, as that waits for its connections, and knows nothing of the upgraded ones.
   app.addHook("preClose", (done) => {
@@ -184,7 +185,7 @@ export function createPeerServer({
  */
 export async function listenForPeers(app: PeerApp, { host, port }: { host: string; port: number }): Promise<void> {
   try {
-    await app.listen({ host, port });
+    await app.listen({ host, port, backlog });
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "EADDRINUSE") {
       throw new UmsError("SERVE_RUNNING", `Something else listens on ${host}:${port} already.`, { cause });
@@ -193,97 +194,8 @@ export async function listenForPeers(app: PeerApp, { host, port }: { host: strin
   }
 }
 
-/** IPv4 as such, also where the server listens for IPv6. */
-const plainAddress = (address = "") => address.replace(/^::ffff:/, "");
-
 function refuseUpgrade(socket: TLSSocket, status: 401 | 404, { code, message, cure }: UmsError): void {
   const body = JSON.stringify({ code, message, cure });
   const headers = ["Connection: close", "Content-Type: application/json", `Content-Length: ${Buffer.byteLength(body)}`];
   socket.end([`HTTP/1.1 ${status} ${status === 401 ? "Unauthorized" : "Not Found"}`, ...headers, "", body].join("\r\n"));
-}
-
-/** Tells TLS, whose first byte is 0x16 (RFC 8446, 5.1), from plain HTTP, which goes to the other server. */
-function divertPlainHttp(server: Server, plain: FastifyInstance): void {
-  const takeTls = server.listeners("connection");
-  server.removeAllListeners("connection");
-  server.on("connection", (socket: Socket) => {
-    socket.once("readable", () => {
-      const first = socket.read() as Buffer | null;
-      if (first === null) return void socket.destroy(); // it ended
-      socket.unshift(first);
-      if (first[0] === 0x16) for (const take of takeTls) take.call(server, socket);
-      else plain.server.emit("connection", socket);
-    });
-  });
-}
-
-/**
- * Bounds what strangers' connections take up, and knows the peers' ones, to end them when a peer is removed. Who comes always
- * gets in: where there is no room, the oldest of those has to go of whom there are most from one address. Until its handshake
- * a peer's connection looks like a stranger's, so those from an address of a peer have room of their own.
- */
-function guardConnections(server: Server, trust: Trust, limits: ConnectionLimits, log: FastifyBaseLogger) {
-  const strangers = new Map<Socket, { address: string; timer: NodeJS.Timeout }>();
-  const peers = new Set<TLSSocket>();
-  const all = new Set<Socket>();
-  const isKnown = (socket: TLSSocket) => trust.identify(socket) !== undefined;
-  let closing = false;
-  const forget = (raw: Socket) => {
-    clearTimeout(strangers.get(raw)?.timer);
-    strangers.delete(raw);
-  };
-
-  const isPeersAddress = (address: string) =>
-    trust.peers().some(({ addresses }) => addresses.some((each) => parseAddress(each).host === address));
-  const makeRoom = (address: string) => {
-    const isPeers = isPeersAddress(address);
-    const rivals = [...strangers].filter(([, stranger]) => isPeersAddress(stranger.address) === isPeers);
-    const of = (wanted: string) => rivals.filter(([, stranger]) => stranger.address === wanted);
-    const isFull = rivals.length >= limits.strangers || (!isPeers && of(address).length >= limits.strangersByAddress);
-    if (!isFull) return;
-    const most = rivals.map(([, stranger]) => of(stranger.address)).reduce((one, other) => (other.length > one.length ? other : one), []);
-    const [oldest] = (of(address).length >= limits.strangersByAddress ? of(address) : most)[0] ?? [];
-    if (!oldest) return;
-    log.debug({ address: strangers.get(oldest)?.address }, "a stranger's connection makes room for a newer one");
-    forget(oldest);
-    oldest.destroy();
-  };
-
-  server.on("connection", (raw: Socket) => {
-    all.add(raw);
-    raw.on("close", () => {
-      all.delete(raw);
-      forget(raw);
-    });
-    raw.on("error", () => raw.destroy());
-    if (closing) return void raw.destroy();
-    const address = plainAddress(raw.remoteAddress);
-    makeRoom(address);
-    const timer = setTimeout(() => raw.destroy(), limits.strangerMs);
-    strangers.set(raw, { address, timer });
-  });
-  const vouchFor = (socket: Socket) => {
-    const raw = [...strangers.keys()].find((each) => each.remotePort === socket.remotePort && each.remoteAddress === socket.remoteAddress);
-    if (raw) forget(raw);
-  };
-  server.on("secureConnection", (socket: TLSSocket) => {
-    if (!isKnown(socket)) return;
-    peers.add(socket);
-    socket.on("close", () => peers.delete(socket));
-    vouchFor(socket);
-  });
-  server.on("tlsClientError", (error, socket) => {
-    log.debug({ err: error, address: socket.remoteAddress }, "a TLS handshake failed");
-    socket.destroy();
-  });
-
-  return {
-    /** The connection is no stranger's any more: it may last. */
-    vouchFor,
-    dropUnknown: () => [...peers].filter((socket) => !isKnown(socket)).forEach((socket) => socket.destroy()),
-    close() {
-      closing = true;
-      [...peers, ...all].forEach((socket) => socket.destroy());
-    },
-  };
 }

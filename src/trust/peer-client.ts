@@ -1,6 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import { Agent, request as httpsRequest, type RequestOptions } from "node:https";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { TLSSocket } from "node:tls";
 import { type ErrorCode, errorTable, UmsError } from "../errors.ts";
 import { parseAddress } from "../protocol/address.ts";
@@ -38,6 +39,8 @@ type Party = Readonly<{
 }>;
 
 const connectLimitMs = 4_000;
+const droppedTries = 4;
+const droppedPauseMs = 100;
 const defaultTimeoutMs = 30_000;
 const maxAnswerBytes = 16 * 1024 * 1024;
 
@@ -98,7 +101,7 @@ function createClient(party: Party): PeerClient {
     const failures: NotConnected[] = [];
     for (const address of addresses) {
       try {
-        const result = await attempt(address);
+        const result = await insisting(() => attempt(address));
         preferred = address;
         return result;
       } catch (error) {
@@ -155,6 +158,19 @@ function createClient(party: Party): PeerClient {
 
 /** No connection came about, so another address may be tried. */
 class NotConnected extends Error {}
+/** Where strangers crowd, a site may have let a connection go for a newer one before it knew whose it was. */
+async function insisting<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const wasDropped = error instanceof NotConnected && (error.cause as NodeJS.ErrnoException).code === "ECONNRESET";
+      if (!wasDropped || tries === droppedTries) throw error;
+      await sleep(droppedPauseMs);
+    }
+  }
+}
+
 /** A kept connection turned out to be dead before anything was answered. */
 class StaleConnection extends Error {}
 

@@ -292,7 +292,7 @@ test("a node of a paired cluster may bring data, and ask for nothing", async () 
 });
 
 test("garbage, silence and floods of strangers end, while a peer gets through", async () => {
-  const limits = { strangers: 8, strangersByAddress: 6, handshakeMs: 300, strangerMs: 600 };
+  const limits = { strangers: 8, handshakeMs: 300, strangerMs: 600 };
   const [a, b] = [await startSite("alpha"), await startSite("beta", { registerPeerRoutes: echo, limits })];
   await pair(a, b);
   const eve = await stranger();
@@ -397,7 +397,7 @@ test("plain HTTP gets no answer, unless that was asked for: then TLS and sites g
 
   const unsafeHttp = answering();
   await unsafeHttp.ready();
-  const limits = { strangers: 4, strangersByAddress: 4, handshakeMs: 300, strangerMs: 600 };
+  const limits = { strangers: 4, handshakeMs: 300, strangerMs: 600 };
   const b = await startSite("beta", { registerPeerRoutes: echo, unsafeHttp, limits });
   expect(await plain(b, "/")).toBe("hello");
   expect(await plain(b, "/peer/who")).not.toContain("alpha");
@@ -428,7 +428,7 @@ test("a person who is admitted is answered however long it takes, and one who is
     },
     answer: (request, reply) => api.routing(request.raw, reply.raw),
   };
-  const limits = { strangers: 4, strangersByAddress: 4, handshakeMs: 300, strangerMs: 600 };
+  const limits = { strangers: 4, handshakeMs: 300, strangerMs: 600 };
   const a = await startSite("alpha", { registerPeerRoutes: echo, people, limits });
   const eve = await stranger();
   expect(await raw(a, eve, get("/slow", "Authorization: Bearer good\r\n"))).toMatch(/^HTTP\/1.1 200 [^]*slowly$/);
