@@ -136,10 +136,11 @@ export function createPeerServer({
   app.get("/healthcheck", (_request, reply) => reply.type("text/plain").send("OK"));
   app.get("/peer/healthcheck", () => ({ site: trust.siteName }));
   if (pairing)
-    app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 64 * 1024 }, async (request, reply) => {
+    app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 24 * 1024 }, async (request, reply) => {
+      reply.header("connection", "close"); // each try costs its connection
       const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
       log.info({ site: (request.body as PairRequest).name }, "paired with a site");
-      return reply.header("connection", "close").send(answer);
+      return answer;
     });
   app.register(async (scope) => await registerPeerRoutes(scope as unknown as PeerApp));
   if (registerOwnRoutes) app.register(async (scope) => await registerOwnRoutes(scope as unknown as PeerApp));

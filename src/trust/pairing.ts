@@ -6,6 +6,7 @@
  */
 import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual, X509Certificate } from "node:crypto";
 import { request as httpsRequest } from "node:https";
+import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type TLSSocket } from "node:tls";
 import { type Static, Type } from "typebox";
 import { UmsError } from "../errors.ts";
@@ -54,29 +55,48 @@ export type Pairing = Readonly<{
 }>;
 
 /** A code that has been issued, as it is kept until it is used. */
-type Offer = { key: string; expires: number; triesLeft: number };
+type Offer = { key: string; expires: number };
 
 const codeLifeMs = 10 * 60_000;
-const codeTries = 5;
 const callLimitMs = 15_000;
+/** A code has 120 bits, so wrong tries need not be counted: each costs its connection, and its caller this time. */
+const wrongTryMs = 1_000;
 
-/** @param options.addresses under which this site is told to its peers; where it is empty, they take the one they see, with `port`. */
+/**
+ * @param options.addresses under which this site is told to its peers; where it is empty, they take the one they see, with `port`
+ * @param options.offerCheckMs how often, at most, wrong tries have the offer looked up anew, which another part of the site may have made
+ */
 export function createPairing({
   trust,
   addresses,
   port,
   now = Date.now,
+  offerCheckMs = 200,
 }: {
   trust: Trust;
   addresses: readonly string[];
   port: number;
   now?: () => number;
+  offerCheckMs?: number;
 }): Pairing {
+  const keyOfOffer = (text: string | undefined) => {
+    const offer = text === undefined ? undefined : (JSON.parse(text) as Offer);
+    return offer && now() < offer.expires ? Buffer.from(offer.key, "hex") : undefined;
+  };
+  const lookUp = shared(offerCheckMs, async () => {
+    let found: Buffer | undefined;
+    await trust.pairingOffer((current) => {
+      found = keyOfOffer(current);
+      return current;
+    });
+    return found;
+  });
+
   return {
     async issueCode() {
       const code = newCode();
       const expires = now() + codeLifeMs;
-      await trust.pairingOffer(() => JSON.stringify({ key: keyOf(code).toString("hex"), expires, triesLeft: codeTries } satisfies Offer));
+      await trust.pairingOffer(() => JSON.stringify({ key: keyOf(code).toString("hex"), expires } satisfies Offer));
       return { code, expiresAt: new Date(expires).toISOString() };
     },
 
@@ -88,20 +108,19 @@ export function createPairing({
       const seen = formatAddress({ host: socket.remoteAddress ?? "", port: request.port });
       const transcript = [binding(socket, new X509Certificate(own.raw)), hello];
 
+      const isGood = (offered: Buffer | undefined) => offered !== undefined && sameProof(proof, prove(offered, "caller", transcript));
       let key: Buffer | undefined;
-      // Judged and used up in one stroke, as the other replica may be asked at the same moment.
-      await trust.pairingOffer((current) => {
-        key = undefined;
-        const offer = current === undefined ? undefined : (JSON.parse(current) as Offer);
-        if (!offer || now() >= offer.expires) return undefined;
-        const offered = Buffer.from(offer.key, "hex");
-        if (sameProof(proof, prove(offered, "caller", transcript))) {
-          key = offered;
-          return undefined;
-        }
-        return offer.triesLeft > 1 ? JSON.stringify({ ...offer, triesLeft: offer.triesLeft - 1 }) : undefined;
-      });
-      if (!key) throw new UmsError("PAIRING_REFUSED", "The pairing code is not accepted.");
+      if (isGood(await lookUp()))
+        // Used up in one stroke, as the other replica may be asked at the same moment.
+        await trust.pairingOffer((current) => {
+          const offered = keyOfOffer(current);
+          key = isGood(offered) ? offered : undefined;
+          return key ? undefined : current;
+        });
+      if (!key) {
+        await sleep(wrongTryMs, undefined, { ref: false });
+        throw new UmsError("PAIRING_REFUSED", "The pairing code is not accepted.");
+      }
 
       const { name, certificate } = request;
       trust.checkPeer({ name, certificate });
@@ -141,6 +160,28 @@ export function createPairing({
         socket.destroy();
       }
     },
+  };
+}
+
+/**
+ * Looks something up for all who ask at about the same time, once in so many milliseconds at most. Nobody is answered with
+ * what was there before it asked.
+ */
+function shared<T>(everyMs: number, look: () => Promise<T>): () => Promise<T> {
+  let next: Promise<T> | undefined;
+  let last: Promise<unknown> = Promise.resolve();
+  let begunAt = -Infinity;
+  return () => {
+    next ??= (async () => {
+      await last.catch(() => undefined);
+      await sleep(Math.max(0, begunAt + everyMs - performance.now()), undefined, { ref: false });
+      next = undefined;
+      begunAt = performance.now();
+      const looking = look();
+      last = looking;
+      return await looking;
+    })();
+    return next;
   };
 }
 
