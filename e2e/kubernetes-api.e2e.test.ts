@@ -13,6 +13,7 @@ import { type ClusterSite, type ClusterSites, createClusterSites } from "./clust
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { processesNamed } from "./disturbance.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
+import { comeInNumbers } from "./stranger.ts";
 import type { Wan } from "./wan.ts";
 
 const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
@@ -89,6 +90,20 @@ describe("the coordinator's port", () => {
     expect(await curl(a, ["POST", "/sites/pairing-code"], { token: nobody })).toMatchObject({ status: 403 });
     expect(await curl(a, ["GET", "/list"], { token: await tokenOf(a, "mover") })).toMatchObject({ status: 200 });
     expect([await migrationsOf(a), await isAt(a)]).toEqual([0, true]);
+  });
+
+  test("stays open to sites, and no part is restarted, while strangers fill it and the nodes' ports for data", async () => {
+    const [{ address: host }] = b.cluster.nodes;
+    const numbers = { count: 2_000, perSecond: 500 };
+    const crowds = await Promise.all([30_001, 30_002].map((port) => comeInNumbers(wan, { host, port, ...numbers })));
+    const columns = "--output=jsonpath={range .items[*].status.containerStatuses[*]}{.name} {.ready} {.restartCount}{'\\n'}{end}";
+    const states = async () => new Set((await b.cluster.kubectl(["get", "pods", columns])).stdout.split("\n").filter(Boolean));
+    for (const until = Date.now() + 20_000; Date.now() < until; await sleep(1_000)) {
+      expect(await states()).toEqual(new Set(["coordinator true 0", "operator true 0", "interface true 0"]));
+      expect(await a.json(["sites"])).toMatchObject([{ name: b.name, reachable: true }]);
+    }
+    for (const crowd of crowds) crowd.kill("SIGKILL");
+    await Promise.all(crowds.map(({ exited }) => exited));
   });
 
   test("speaks no plain HTTP unless it is told to", async () => {

@@ -137,9 +137,11 @@ export function createPeerServer({
   app.get("/peer/healthcheck", () => ({ site: trust.siteName }));
   if (pairing)
     app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 24 * 1024 }, async (request, reply) => {
-      reply.header("connection", "close"); // each try costs its connection
+      const { step, name } = request.body as PairRequest;
+      reply.header("connection", "close"); // a wrong try costs its connection
       const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
-      log.info({ site: (request.body as PairRequest).name }, "paired with a site");
+      if (step === "introduce") reply.header("connection", "keep-alive");
+      else log.info({ site: name }, "paired with a site");
       return answer;
     });
   app.register(async (scope) => await registerPeerRoutes(scope as unknown as PeerApp));

@@ -38,16 +38,19 @@ export async function createAuthority(now = Date.now()): Promise<Credential> {
   return { key: privatePem(keys), certificate: certificate.toString("pem") + "\n" };
 }
 
-/** The certificate by which a site, or one of its nodes, serves and calls, signed by the site's authority. */
+/**
+ * The certificate by which a site, or one of its nodes, serves and calls, signed by the site's authority.
+ * @param options.names the subject of the authority of whose site it says to be: of another one only in tests
+ */
 export async function createLeaf({
   authority,
-  siteName,
+  names = new x509.X509Certificate(authority.certificate).subject,
   role = "site",
   validMs,
   now = Date.now(),
 }: {
   authority: Credential;
-  siteName: string;
+  names?: string;
   role?: Role;
   validMs: number;
   now?: number;
@@ -69,7 +72,7 @@ export async function createLeaf({
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
-      new x509.SubjectAlternativeNameExtension([{ type: "url", value: siteUrn(siteName, role) }]),
+      new x509.SubjectAlternativeNameExtension([{ type: "url", value: siteUrn(names, role) }]),
       await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
       await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],

@@ -6,40 +6,45 @@ import { createHash, X509Certificate } from "node:crypto";
  */
 export type Role = "site" | "node";
 
-/** How a certificate names its site, and its holder's part in it. */
-export function siteUrn(siteName: string, role: Role = "site"): string {
-  return `urn:ums:${role}:${siteName}`;
+/**
+ * What a site is called in handshakes, which any stranger can begin: by its authority's key, and so by nothing that says
+ * whose it is. @param spki the authority's public key
+ */
+const idOf = (spki: Buffer) => createHash("sha256").update(spki).digest("hex").slice(0, 16);
+
+/** The subject of the authority that has this public key: of its own for each. */
+export const authoritySubject = (spki: Buffer) => `CN=UMS ${idOf(spki)}`;
+
+/** How a certificate names its site, and its holder's part in it. @param authoritySubject of the site's authority */
+export function siteUrn(authoritySubject: string, role: Role = "site"): string {
+  return `urn:ums:${role}:${authoritySubject.replace(/^CN=UMS /, "")}`;
 }
 
-/** The site's name that the certificate of a whole site claims. Worth nothing until {@link isLeafOf} has held for that site's authority. */
-export function claimedSite(certificate: X509Certificate): string | undefined {
-  return certificate.subjectAltName?.match(/^URI:urn:ums:site:([a-z0-9-]{1,63})$/)?.[1];
+/** Whether a certificate claims to be of a whole site. Worth nothing until {@link isLeafOf} has held for that site's authority. */
+export function claimsToBeSite(certificate: X509Certificate): boolean {
+  return /^URI:urn:ums:site:[0-9a-f]{16}$/.test(certificate.subjectAltName ?? "");
 }
 
 /**
- * Whether the certificate is of this very site, and of this role in it: its authority signed it, and it names that and
- * nothing else. An authority vouches for its own site only, so no peer can pass for another.
+ * Whether the certificate is of this authority's site, and of this role in it: that has signed it, and it names that and
+ * nothing else. An authority vouches for its own site only, so no peer can pass for another. Nothing else needs to have been
+ * found out about it before: a handshake proves alone that its holder has the key.
  */
 export function isLeafOf(
   certificate: X509Certificate,
-  { name, authority, role = "site" }: { name: string; authority: X509Certificate; role?: Role },
+  { authority, role = "site" }: { authority: X509Certificate; role?: Role },
   now = Date.now(),
 ): boolean {
   return (
     !certificate.ca &&
-    certificate.subjectAltName === `URI:${siteUrn(name, role)}` &&
+    certificate.subjectAltName === `URI:${siteUrn(authority.subject, role)}` &&
     certificate.validFromDate.getTime() <= now &&
     now <= certificate.validToDate.getTime() &&
+    now <= authority.validToDate.getTime() &&
     certificate.checkIssued(authority) &&
     certificate.verify(authority.publicKey)
   );
 }
-
-/**
- * The subject of the authority that has this public key: of its own for each, and without the site's name, as a TLS server
- * tells strangers the subjects of all the authorities that it trusts.
- */
-export const authoritySubject = (spki: Buffer) => `CN=UMS ${createHash("sha256").update(spki).digest("hex").slice(0, 16)}`;
 
 /**
  * A site's authority from its PEM. With a subject other than its key's it could pass for another one where TLS looks for who

@@ -13,7 +13,7 @@ import { UmsError } from "../errors.ts";
 import { formatAddress, parseAddress } from "../protocol/address.ts";
 import { closed } from "../protocol/forms.ts";
 import { addressPattern, siteNamePattern } from "../protocol/names.ts";
-import { claimedSite, isLeafOf, readAuthority } from "./identity.ts";
+import { claimsToBeSite, isLeafOf, readAuthority } from "./identity.ts";
 import { problemFrom, readJson } from "./peer-client.ts";
 import type { Peer, Trust } from "./trust.ts";
 
@@ -29,7 +29,13 @@ const Half = {
 
 /** Body of `POST /pair`, which the site sends that was given the code. */
 export const PairRequest = Type.Object(
-  { ...Half, port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Where the caller listens, for want of an address" }) },
+  {
+    ...Half,
+    step: Type.Union([Type.Literal("introduce"), Type.Literal("pair")], {
+      description: "introduce: who answers? Nothing is stored, and the code stays good",
+    }),
+    port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Where the caller listens, for want of an address" }),
+  },
   closed,
 );
 export type PairRequest = Static<typeof PairRequest>;
@@ -109,12 +115,13 @@ export function createPairing({
       const transcript = [binding(socket, new X509Certificate(own.raw)), hello];
 
       const isGood = (offered: Buffer | undefined) => offered !== undefined && sameProof(proof, prove(offered, "caller", transcript));
-      let key: Buffer | undefined;
-      if (isGood(await lookUp()))
+      const offered = await lookUp();
+      let key = isGood(offered) ? offered : undefined;
+      if (key && request.step === "pair")
         // Used up in one stroke, as the other replica may be asked at the same moment.
         await trust.pairingOffer((current) => {
-          const offered = keyOfOffer(current);
-          key = isGood(offered) ? offered : undefined;
+          const newest = keyOfOffer(current);
+          key = isGood(newest) ? newest : undefined;
           return key ? undefined : current;
         });
       if (!key) {
@@ -124,10 +131,11 @@ export function createPairing({
 
       const { name, certificate } = request;
       trust.checkPeer({ name, certificate });
-      if (!shown || !isLeafOf(shown, { name, authority: readAuthority(certificate) }, now())) {
+      if (!shown || !isLeafOf(shown, { authority: readAuthority(certificate) }, now())) {
         throw new UmsError("BAD_REQUEST", "The calling site's certificate is not of its own authority.");
       }
-      await trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
+      if (request.step === "pair")
+        await trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
       const reply = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], nonce: newNonce() };
       return { ...reply, proof: prove(key, "answerer", [...transcript, proof, reply]) };
     },
@@ -138,24 +146,22 @@ export function createPairing({
       const socket = await dial(trust, address, limit);
       try {
         const leaf = socket.getPeerX509Certificate();
-        const claimed = leaf && claimedSite(leaf);
-        if (!leaf || !claimed) throw new UmsError("SITE_UNREACHABLE", `What answers at ${address} is not a UMS site.`);
-        refuseConflict(trust, claimed, leaf);
-
-        const hello = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], port, nonce: newNonce() };
-        const transcript = [binding(socket, leaf), hello];
-        const proof = prove(key, "caller", transcript);
-        const answer = await call(socket, address, { ...hello, proof }, limit);
-        const { proof: answered, ...reply } = answer;
-        const proven = sameProof(answered, prove(key, "answerer", [...transcript, proof, reply]));
-        if (
-          !proven ||
-          answer.name !== claimed ||
-          !isLeafOf(leaf, { name: answer.name, authority: readAuthority(answer.certificate) }, now())
-        ) {
-          throw new UmsError("PAIRING_REFUSED", `The site at ${address} did not prove that it made the code.`);
-        }
-        return await trust.addPeer({ name: answer.name, certificate: answer.certificate, addresses: [address, ...answer.addresses] });
+        if (!leaf || !claimsToBeSite(leaf)) throw new UmsError("SITE_UNREACHABLE", `What answers at ${address} is not a UMS site.`);
+        const take = async (step: PairRequest["step"]) => {
+          const own = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses] };
+          const hello = { ...own, step, port, nonce: newNonce() };
+          const transcript = [binding(socket, leaf), hello];
+          const proof = prove(key, "caller", transcript);
+          const { proof: answered, ...reply } = await call(socket, address, { ...hello, proof }, limit);
+          const isProven = sameProof(answered, prove(key, "answerer", [...transcript, proof, reply]));
+          if (!isProven || !isLeafOf(leaf, { authority: readAuthority(reply.certificate) }, now()))
+            throw new UmsError("PAIRING_REFUSED", `The site at ${address} did not prove that it made the code.`);
+          return reply;
+        };
+        // Before the other site stores anything, this one must have been able to.
+        trust.checkPeer(await take("introduce"));
+        const { name, certificate, addresses: told } = await take("pair");
+        return await trust.addPeer({ name, certificate, addresses: [address, ...told] });
       } finally {
         socket.destroy();
       }
@@ -185,18 +191,6 @@ function shared<T>(everyMs: number, look: () => Promise<T>): () => Promise<T> {
   };
 }
 
-/** Says early, before the other side stores anything, what {@link Trust.addPeer} would refuse in the end. */
-function refuseConflict(trust: Trust, claimed: string, leaf: X509Certificate): void {
-  if (isLeafOf(leaf, { name: trust.siteName, authority: readAuthority(trust.certificate) })) {
-    throw new UmsError("PAIRED_WITH_ITSELF", "That is this site itself.");
-  }
-  if (claimed === trust.siteName) throw new UmsError("SITE_NAME_TAKEN", `Both sites are called “${claimed}”.`);
-  const known = trust.peer(claimed);
-  if (known && !isLeafOf(leaf, { name: claimed, authority: readAuthority(known.certificate) })) {
-    throw new UmsError("SITE_NAME_TAKEN", `A site called “${claimed}” with other keys is paired already.`);
-  }
-}
-
 async function dial(trust: Trust, address: string, signal: AbortSignal): Promise<TLSSocket> {
   const { host, port } = parseAddress(address);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -222,7 +216,7 @@ async function call(socket: TLSSocket, address: string, body: PairRequest, signa
     method: "POST",
     path: "/pair",
     createConnection: () => socket,
-    headers: { host: "ums", "content-type": "application/json", connection: "close" },
+    headers: { host: "ums", "content-type": "application/json", connection: body.step === "pair" ? "close" : "keep-alive" },
     signal,
   });
   request.on("error", reject);

@@ -1,9 +1,12 @@
 import "reflect-metadata";
+import { spawn } from "node:child_process";
 import { webcrypto, X509Certificate } from "node:crypto";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createServer, connect, type TLSSocket } from "node:tls";
+import { once } from "node:events";
 import type { AddressInfo } from "node:net";
+import { Duplex } from "node:stream";
+import { createServer, connect, type TLSSocket } from "node:tls";
 import { BasicConstraintsExtension, X509CertificateGenerator } from "@peculiar/x509";
 import { expect, onTestFinished, test } from "vitest";
 import { createLeaf } from "./certificates.ts";
@@ -58,10 +61,18 @@ test("keys are made once, readable by nobody else, and found again", async () =>
   for (const file of ["trust/authority.pem", "trust/site.pem"]) expect(statSync(join(first.directory, file)).mode & 0o777).toBe(0o600);
 });
 
-test("the leaf names its site, is good for client and server, and is renewed before it ends", async () => {
+const leafOf = (trust: Trust) => new X509Certificate(trust.serverOptions().cert as string);
+const subjectOf = (trust: Trust) => new X509Certificate(trust.certificate).subject;
+const readPem = (trust: { directory: string }, name: string) => {
+  const pem = readFileSync(join(trust.directory, "trust", name), "utf8");
+  const at = pem.indexOf("-----BEGIN CERTIFICATE");
+  return { key: pem.slice(0, at), certificate: pem.slice(at) };
+};
+
+test("the leaf names its site by its authority's key, is good for client and server, and is renewed before it ends", async () => {
   const first = await open("alpha");
-  const leafOf = (trust: Trust) => new X509Certificate(trust.serverOptions().cert as string);
-  expect(leafOf(first).subjectAltName).toBe(`URI:${siteUrn("alpha")}`);
+  expect(leafOf(first).subjectAltName).toBe(`URI:${siteUrn(subjectOf(first))}`);
+  expect(leafOf(first).subjectAltName).toMatch(/^URI:urn:ums:site:[0-9a-f]{16}$/);
   expect(leafOf(first).keyUsage).toEqual(["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
   const sooner = await open("alpha", first.directory, () => Date.now() + 50 * dayMs);
   expect(leafOf(sooner).serialNumber).toBe(leafOf(first).serialNumber);
@@ -70,10 +81,51 @@ test("the leaf names its site, is good for client and server, and is renewed bef
   expect(later.fingerprint).toBe(first.fingerprint);
 });
 
-test("a site that is given another name gets a leaf with that name", async () => {
-  const first = await open("alpha");
-  const renamed = await open("omega", first.directory);
-  expect(new X509Certificate(renamed.serverOptions().cert as string).subjectAltName).toBe(`URI:${siteUrn("omega")}`);
+test("a leaf of earlier versions, with the site's name in it, is replaced at the start, and pairings stand", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  await introduce(a, b);
+  const old = await createLeaf({ authority: readPem(a, "authority.pem"), names: "alpha", validMs: 80 * dayMs });
+  writeFileSync(join(a.directory, "trust/site.pem"), old.key + old.certificate);
+  const updated = await open("alpha", a.directory);
+  expect(leafOf(updated).subjectAltName).toBe(leafOf(a).subjectAltName);
+  expect(await meet(b, updated.connectOptions("beta"))).toEqual({ caller: "alpha", refused: undefined });
+  expect(await meet(updated, b.connectOptions("alpha"))).toEqual({ caller: "beta", refused: undefined });
+});
+
+test("a handshake tells a stranger neither names nor with whom a site is paired", async () => {
+  const [a, b] = [await open("alpha-of-somebody"), await open("beta-of-somebody")];
+  await introduce(a, b);
+  const server = createServer(a.serverOptions()).listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  server.on("secureConnection", (socket) => socket.on("error", () => undefined).resume());
+  await once(server, "listening");
+  const options = { host: "127.0.0.1", port: (server.address() as AddressInfo).port, minVersion: "TLSv1.3", rejectUnauthorized: false };
+  const look = `require("node:tls").connect(${JSON.stringify(options)}, function () { this.destroy(); })`;
+  // Into a file: into a pipe it writes without waiting, and loses what finds no room.
+  const trace = join(a.directory, "trace");
+  const child = spawn(process.execPath, ["--trace-tls", "--eval", look], { stdio: ["ignore", "ignore", openSync(trace, "w")] });
+  await once(child, "exit");
+  const all = readFileSync(trace, "latin1");
+  expect(all).toContain("CertificateRequest");
+  expect(all).not.toContain("certificate_authorities");
+  const shown = [...all.matchAll(/CN ?= ?(UMS [0-9a-f]+)/g)].map(([, name]) => `CN=${name}`);
+  expect(new Set(shown)).toEqual(new Set([subjectOf(a)]));
+  // In hexadecimal, as the trace has what it can't name.
+  const bytes = all.replaceAll(/^\s+[0-9a-f]{4} - | {3}.*$|[\s-]/gm, "");
+  for (const { siteName } of [a, b]) {
+    expect(all).not.toContain(siteName);
+    expect(bytes).not.toContain(Buffer.from(siteName).toString("hex"));
+  }
+});
+
+test("a site that calls another one tells nobody on the way which one it expects", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  await introduce(a, b);
+  const { promise: hello, resolve } = Promise.withResolvers<Buffer>();
+  const wire = new Duplex({ read: () => undefined, write: (chunk: Buffer, _encoding, done) => (resolve(chunk), done()) });
+  connect({ ...a.connectOptions("beta"), socket: wire }).on("error", () => undefined);
+  const said = (await hello).toString("latin1");
+  for (const word of ["alpha", "beta", subjectOf(a).slice(3), subjectOf(b).slice(3)]) expect(said).not.toContain(word);
 });
 
 test("paired sites know each other, by TLS 1.3 alone", async () => {
@@ -87,22 +139,32 @@ test("paired sites know each other, by TLS 1.3 alone", async () => {
 test("a site without peers trusts no public authority", async () => {
   const [a, b] = [await open("alpha"), await open("beta")];
   expect((await meet(b, a.pairingOptions())).caller).toBeUndefined();
-  expect(b.serverOptions().ca).toEqual([b.certificate]);
+  expect(b.serverOptions().ca).toEqual([]);
 });
 
 test("a peer whose authority signs another peer's name is not taken for that peer", async () => {
   const [a, b, c] = [await open("alpha"), await open("beta"), await open("gamma")];
   await introduce(a, b);
   await introduce(c, b);
-  const pem = readFileSync(join(a.directory, "trust/authority.pem"), "utf8");
-  const at = pem.indexOf("-----BEGIN CERTIFICATE");
-  const authority = { key: pem.slice(0, at), certificate: pem.slice(at) };
-  const forged = await createLeaf({ authority, siteName: "gamma", validMs: dayMs });
+  const authority = readPem(a, "authority.pem");
+  const forged = await createLeaf({ authority, names: subjectOf(c), validMs: dayMs });
   expect((await meet(b, { ...a.connectOptions("beta"), key: forged.key, cert: forged.certificate })).caller).toBeUndefined();
-  const both = await createLeaf({ authority, siteName: "alpha, URI:urn:ums:site:gamma", validMs: dayMs });
+  const names = `${subjectOf(a)}, URI:${siteUrn(subjectOf(c))}`;
+  const both = await createLeaf({ authority, names, validMs: dayMs });
   expect((await meet(b, { ...a.connectOptions("beta"), key: both.key, cert: both.certificate })).caller).toBeUndefined();
   // The authority's own certificate is no leaf.
   expect((await meet(b, { ...a.connectOptions("beta"), key: authority.key, cert: authority.certificate })).caller).toBeUndefined();
+});
+
+test("a certificate that says to be of an authority which has not signed it is nobody's", async () => {
+  const [a, b, eve] = [await open("alpha"), await open("beta"), await open("eve")];
+  await introduce(a, b);
+  const authority = { key: readPem(eve, "authority.pem").key, certificate: a.certificate };
+  const { key, certificate } = await createLeaf({ authority, validMs: dayMs });
+  expect(new X509Certificate(certificate).issuer).toBe(subjectOf(a));
+  expect((await meet(b, { ...eve.pairingOptions(), key, cert: certificate })).caller).toBeUndefined();
+  // Nor is it by sending the authority's own with it.
+  expect((await meet(b, { ...eve.pairingOptions(), key, cert: certificate + a.certificate })).caller).toBeUndefined();
 });
 
 test("another peer's server is not accepted for the one that was called", async () => {

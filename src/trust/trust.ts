@@ -47,7 +47,7 @@ export type Trust = Readonly<{
   certificate: string;
   /** SHA-256 of this site's authority. */
   fingerprint: string;
-  /** Changes when a peer comes or goes and when the leaf is renewed: see {@link Trust.onChange}. */
+  /** Changes when the leaf is renewed: see {@link Trust.onChange}. */
   serverOptions(): ServerOptions;
   /** The paired site, or the part of this one, at the other end of a connection which this site's server accepted, judged by the peers of this moment. */
   identify(socket: TLSSocket): Caller | undefined;
@@ -134,7 +134,7 @@ export async function openTrust(
     const certificate = credential && readCertificate(credential);
     return (
       certificate !== undefined &&
-      isLeafOf(certificate, { name: siteName, authority: ownAuthority, role: of }, now()) &&
+      isLeafOf(certificate, { authority: ownAuthority, role: of }, now()) &&
       certificate.validToDate.getTime() - now() > renewBeforeMs
     );
   };
@@ -142,7 +142,7 @@ export async function openTrust(
   async function makeLeaf(of: Role): Promise<string> {
     if (!makesKeys || !signer) throw new Error("This part of the site makes no keys.");
     const { createLeaf } = await import("./certificates.ts");
-    const { key, certificate } = await createLeaf({ authority: signer, siteName, role: of, validMs: leafValidMs, now: now() });
+    const { key, certificate } = await createLeaf({ authority: signer, role: of, validMs: leafValidMs, now: now() });
     return key + certificate;
   }
 
@@ -220,11 +220,11 @@ export async function openTrust(
       ...own(),
       requestCert: true,
       rejectUnauthorized: false,
-      // Its own authority too: without any, Node would trust the public ones.
-      ca: [ownCertificate, ...[...peers.values()].map((peer) => peer.certificate)],
+      // A server tells strangers whom it trusts, so it trusts nobody, and `identify` judges. Without a list, Node would take its own.
+      ca: [],
     }),
     identify(socket) {
-      const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
+      const certificate = socket.getPeerX509Certificate();
       if (!certificate) return undefined;
       for (const site of [self, ...peers.values()])
         for (const role of ["site", "node"] as const)

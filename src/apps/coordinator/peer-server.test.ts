@@ -80,6 +80,7 @@ test("a wrong code costs its connection", async () => {
   const b = await startSite("beta");
   const body = JSON.stringify({
     name: "eve",
+    step: "pair",
     certificate: "none",
     addresses: [],
     port: 1,

@@ -11,7 +11,7 @@ import { configMaps, type KubernetesObject, pods } from "./kinds.ts";
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
 async function serve(handler: Handler, { limitMs = 5_000 } = {}) {
-  const { key, certificate } = await createLeaf({ authority: await createAuthority(), siteName: "api", validMs: 60_000 });
+  const { key, certificate } = await createLeaf({ authority: await createAuthority(), validMs: 60_000 });
   const server = createServer({ key, cert: certificate }, handler);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
