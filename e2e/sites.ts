@@ -61,7 +61,8 @@ export async function createSite(
       return process;
     },
     async restart() {
-      process = await host.spawn([umsPath, "serve"]);
+      // With the umask of deploy/host/ums.service.
+      process = await host.spawn(["sh", "-c", 'umask 0077 && exec "$0" serve', umsPath]);
       await process.waitForLine(/"msg":"serving"/, 30_000);
     },
     async stop() {

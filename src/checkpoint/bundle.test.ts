@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from "node:fs/
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Value } from "typebox/value";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, onTestFinished, test } from "vitest";
 import { Launch } from "../protocol/launch.ts";
 import { type OciBundle, prepareBundle, readBundle, readLaunch } from "./bundle.ts";
 
@@ -67,6 +67,18 @@ test("prepareBundle adds what the dump has and the bundle lacks, empty and each 
   expect(sourceOf("/run/.containerenv")).not.toBe(sourceOf("/dev/termination-log"));
   expect((await stat(sourceOf("/run/secrets"))).isDirectory()).toBe(true);
   expect((await prepareBundle(bundle, dumped)).mounts).toEqual(mounts);
+});
+
+test("what stands in for a mount can be looked at by the container's users, whatever umask UMS has", async () => {
+  await write();
+  const before = process.umask(0o077);
+  onTestFinished(() => void process.umask(before));
+  const { mounts } = await prepareBundle(bundle, [
+    { destination: "/run/.containerenv", kind: "file" },
+    { destination: "/run/secrets", kind: "directory" },
+  ]);
+  const modes = mounts.slice(-2).map(async ({ source = "" }) => ((await stat(source)).mode & 0o777).toString(8));
+  expect(await Promise.all(modes)).toEqual(["644", "755"]);
 });
 
 test("prepareBundle takes away what CRIU would read of a configuration that the service brings", async () => {

@@ -1,5 +1,5 @@
 /** The OCI bundle that an engine has made for a container: of one that runs, and of one that is about to be restored. */
-import { mkdir, readFile, realpath, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, realpath, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
 import type { ExternalMount, Launch } from "../protocol/launch.ts";
@@ -78,8 +78,10 @@ async function makeEmpty(bundle: string, { name, kind }: { name: string; kind: E
   const directory = path.join(await realpath(bundle), "ums-mounts");
   await mkdir(directory, { recursive: true, mode: 0o755 });
   const place = path.join(directory, name);
-  if (kind === "directory") await mkdir(place, { recursive: true, mode: 0o755 });
-  else await writeFile(place, "", { mode: 0o644 });
+  if (kind === "directory") await mkdir(place, { recursive: true });
+  else await writeFile(place, "");
+  // The container's users look at it, whatever umask this process has.
+  await chmod(place, kind === "directory" ? 0o755 : 0o644);
   return place;
 }
 

@@ -19,7 +19,9 @@ export async function ensurePodmanService(socketPath: string): Promise<{ close()
   if (await answers(socketPath)) return { close: async () => undefined };
   await mkdir(path.dirname(socketPath), { recursive: true, mode: 0o755 });
   // In a session of its own: a signal for this process must not stop a container's start half-way.
-  const service = execa("podman", ["--runtime", shimRuntime, "system", "service", "--time=0", `unix://${socketPath}`], {
+  const command = ["podman", "--runtime", shimRuntime, "system", "service", "--time=0", `unix://${socketPath}`];
+  // What a container's users may read is the container's to say, and not the umask of UMS's own unit.
+  const service = execa("sh", ["-c", 'umask 0022 && exec "$@"', "sh", ...command], {
     detached: true,
     cleanup: false,
     stdio: "ignore",
