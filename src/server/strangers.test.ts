@@ -1,8 +1,10 @@
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { connect as connectPlain, createServer, type AddressInfo, type Socket } from "node:net";
 import { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type ConnectionOptions } from "node:tls";
+import { execa } from "execa";
 import { pino } from "pino";
 import { expect, onTestFinished, test } from "vitest";
 import { openTrustFiles } from "../trust/files.ts";
@@ -57,7 +59,7 @@ async function askHealth(socket: Socket, options: ConnectionOptions): Promise<st
   tls.write("GET /peer/healthcheck HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   let answer = "";
   tls.on("data", (chunk: Buffer) => (answer += chunk.toString())).on("error", () => undefined);
-  await once(tls, "close");
+  await Promise.race([once(tls, "close"), sleep(5_000)]);
   return answer;
 }
 
@@ -83,10 +85,22 @@ test("handshakes that strangers begin are answered so many a second, and no peer
     expect(await caller.request({ method: "GET", path: "/peer/healthcheck", timeoutMs: 1_000 })).toEqual({ site: "beta" });
     caller.close();
   }
+  // Nor does a stranger from elsewhere: addresses take turns.
+  const other = connectPlain({ port, host: "127.0.0.1", localAddress: "127.0.0.3" });
+  const asked = performance.now();
+  expect(await askHealth(other, (await open("gamma")).pairingOptions())).toMatch(/^HTTP\/1.1 401 /);
+  expect(performance.now() - asked).toBeLessThan(1_500);
   const answered = strangers.filter(({ received }) => received > 0).length;
   expect(answered).toBeLessThanOrEqual(10 + (performance.now() - startedAt) / 10);
   // They are not forgotten: each has its turn.
   await expect.poll(() => strangers.filter(({ received }) => received > 0).length).toBeGreaterThan(answered);
+});
+
+test("as many may wait to be accepted as the kernel lets wait", async () => {
+  const { port } = await start();
+  const { stdout } = await execa("ss", ["--no-header", "--listening", "--tcp", "--numeric", `sport = :${port}`]);
+  const [, , queue] = stdout.trim().split(/\s+/);
+  expect(Number(queue)).toBe(Math.min(4096, Number(readFileSync("/proc/sys/net/core/somaxconn", "utf8"))));
 });
 
 test("a peer that was let go in a crowd comes again", async () => {
