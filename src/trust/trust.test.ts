@@ -90,6 +90,9 @@ test("a leaf of earlier versions, with the site's name in it, is replaced at the
   expect(leafOf(updated).subjectAltName).toBe(leafOf(a).subjectAltName);
   expect(await meet(b, updated.connectOptions("beta"))).toEqual({ caller: "alpha", refused: undefined });
   expect(await meet(updated, b.connectOptions("alpha"))).toEqual({ caller: "beta", refused: undefined });
+  // Its nodes' too.
+  const ofNodes = await createLeaf({ authority: readPem(a, "authority.pem"), names: "alpha", role: "node", validMs: 80 * dayMs });
+  expect(await updated.nodeLeaf(ofNodes.key + ofNodes.certificate)).not.toContain(ofNodes.certificate);
 });
 
 test("a handshake tells a stranger neither names nor with whom a site is paired", async () => {
