@@ -1,20 +1,15 @@
 /** What UMS keeps in a cluster, on a real API server. */
-import { readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { loadAll } from "js-yaml";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { createPeerServer, listenForPeers } from "../src/server/peer-server.ts";
 import { describeJournal } from "../src/engine/journal.contract.ts";
-import { type Change, type Cluster, openCluster } from "../src/platforms/kubernetes/client.ts";
-import { connectByKubeconfig } from "../src/platforms/kubernetes/connection.ts";
+import type { Change, Cluster } from "../src/platforms/kubernetes/client.ts";
 import { openRecord } from "../src/platforms/kubernetes/journal.ts";
 import {
   configMaps,
-  definitions,
   events,
-  kind,
   type KubernetesObject,
   leases,
   namespaces,
@@ -38,63 +33,24 @@ import { createPairing } from "../src/trust/pairing.ts";
 import { temporaryDirectory } from "../src/trust/temporary-directory-for-tests.ts";
 import { shareWithNodes } from "../src/trust/share.ts";
 import { openTrust } from "../src/trust/trust.ts";
-import { type ApiServer, apiServerPrograms, startApiServer } from "./api-server.ts";
+import type { ApiServer } from "./api-server.ts";
+import { type BareCluster, manifests, startBareCluster } from "./bare-cluster.ts";
 
-const manifests = resolve(import.meta.dirname, "../deploy/kubernetes");
-const objectsOf = (file: string) => loadAll(readFileSync(join(manifests, file), "utf8")) as (KubernetesObject & { kind: string })[];
-const kindOf = ({ apiVersion = "", kind: name }: { apiVersion?: string; kind: string }) => {
-  const clusterWide = /^(Cluster|CustomResource|RuntimeClass|ValidatingAdmission)/.test(name);
-  const plural = `${name.toLowerCase().replace(/y$/, "ie").replace(/s$/, "se")}s`;
-  return kind<KubernetesObject>(apiVersion, name, plural, !clusterWide);
-};
 const namespace = "default";
 const refused = (code: string) => expect.objectContaining({ code });
 
+let bare: BareCluster;
 let server: ApiServer;
 let admin: Cluster;
-const opened: Cluster[] = [];
-
-async function connect(kubeconfig: string): Promise<Cluster> {
-  const cluster = openCluster(await connectByKubeconfig(kubeconfig));
-  opened.push(cluster);
-  return cluster;
-}
-
+const connect = (kubeconfig: string) => bare.connect(kubeconfig);
 /** The cluster as one of UMS's own accounts sees it. */
-async function as(account: string): Promise<Cluster> {
-  // A token comes from a subresource, which UMS itself never asks for.
-  const tokens = kind<KubernetesObject & { status?: { token: string }; spec?: object }>(
-    "v1",
-    "TokenRequest",
-    `serviceaccounts/${account}/token`,
-  );
-  const made = await admin.create(tokens, { apiVersion: "authentication.k8s.io/v1", spec: { expirationSeconds: 3600 } });
-  return await connect(await server.kubeconfigFor(made.status?.token ?? ""));
-}
+const as = (account: string) => bare.as(account);
 
 beforeAll(async () => {
-  const programs = apiServerPrograms();
-  if (!programs) throw new Error("kube-apiserver and etcd have not been built yet.");
-  server = await startApiServer(programs);
-  admin = await connect(server.kubeconfig);
-  for (const object of [...objectsOf("crd.yml"), ...objectsOf("ssu-crd.yml"), ...objectsOf("rbac.yml")]) {
-    await admin.create(kindOf(object), object, { strict: true });
-  }
-  await vi.waitFor(
-    async () => {
-      const { items } = await admin.list(definitions, { namespace: undefined });
-      const established = items.filter((each) =>
-        each.status?.conditions?.some(({ type, status }) => type === "Established" && status === "True"),
-      );
-      expect(established).toHaveLength(2);
-    },
-    { timeout: 30_000, interval: 200 },
-  );
+  bare = await startBareCluster();
+  ({ server, admin } = bare);
 }, 180_000);
-afterAll(async () => {
-  for (const cluster of opened) cluster.close();
-  await server[Symbol.asyncDispose]();
-});
+afterAll(() => bare[Symbol.asyncDispose]());
 
 async function createMigration(spec: Partial<MigrationSpec> = {}): Promise<string> {
   const name = migrationName(newMigrationId());
@@ -507,11 +463,7 @@ describe("what UMS's accounts may do", () => {
 
   test("is enough to judge a person's token", async () => {
     const coordinator = await as("ums-coordinator");
-    const made = await admin.create(
-      kind<KubernetesObject & { status?: { token: string }; spec?: object }>("v1", "TokenRequest", "serviceaccounts/ums-operator/token"),
-      { apiVersion: "authentication.k8s.io/v1", spec: {} },
-    );
-    const user = await coordinator.reviewToken(made.status?.token ?? "");
+    const user = await coordinator.reviewToken(await bare.tokenOf("ums-operator"));
     expect(user?.username).toBe("system:serviceaccount:default:ums-operator");
     expect(await coordinator.reviewToken("nonsense")).toBeUndefined();
     const may = async (verb: string, resource: string, group = "") =>

@@ -310,6 +310,11 @@ export const errorTable = {
     cause: "Somebody thawed the container while it was frozen for its migration.",
     cure: "The migration is undone; start it again.",
   },
+  JOURNAL_CONTRADICTS: {
+    http: 409,
+    cause: "The Migration's status is about something else than the Migration itself: somebody but UMS has written it.",
+    cure: "UMS does nothing by it. Find out who may write `migrations/status`, which nobody should, and delete the Migration; if its pod stands frozen, delete that, too.",
+  },
   NOT_LEADING: { http: 409, cause: "The operator that asks leads no more.", cure: "None is needed: another one carries the migration on." },
   NOT_ALLOWED: {
     http: 403,

@@ -7,7 +7,6 @@ import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type OwnerReference, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
-import { newMigrationId } from "../../platforms/kubernetes/migration.ts";
 import { ArmAnswer, CreateAnswer, type DataTarget, portKey } from "../../protocol/conversation.ts";
 import { type Protocol } from "../../protocol/forms.ts";
 import { measuresOf } from "../../protocol/measures.ts";
@@ -76,6 +75,8 @@ export type OutgoingPodParts = Readonly<{
   endEarlierForwardings(pod: string): Promise<void>;
   /** The Migration, as an owner of other objects. */
   owner: OwnerReference;
+  /** Id of the migration that makes the pod again of its dump, if all else is lost. */
+  heir: string;
   /** Told how many connections could not be held: their clients try again by themselves. */
   late(connections: number): void;
   facts: {
@@ -197,7 +198,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   const facts = (): PodFacts => {
     const found = parts.facts.get();
     if (!found) throw new UmsError("INTERNAL", `Migration ${id} was never admitted.`);
-    return found;
+    // Whose pod it is says the Migration, and no fact.
+    return { ...found, namespace: parts.namespace, name: plan.service };
   };
   const onNode = async (action: Parameters<NodeClient["leaving"]>[1], options: Parameters<NodeClient["leaving"]>[3] = {}) => {
     const { node, pod, target } = facts();
@@ -304,12 +306,12 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     if (!(await isEnding())) return undefined;
     const { node, pod, need } = facts();
     const client = await parts.node(node);
-    const path = `${rescuedRoot}/${id}`;
+    const { path } = rescuedOn(node);
     if (!(await whyUnwanted()) && (await canRestore(client))) {
       await onNode("end-transfer");
       const { saved } = await client.rescueSnapshot(id, { path, pod, need }, { timeoutMs: snapshotTransfers * limits.transferMs });
       // Its user may have had enough meanwhile.
-      if (saved && !(await whyUnwanted())) return { node, path, migration: newMigrationId() };
+      if (saved && !(await whyUnwanted())) return rescuedOn(node);
     }
     await client.removeSnapshot({ path, takenBy: id });
     return undefined;
@@ -321,9 +323,13 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     return checks.every(({ code }) => code !== "NODE_UNCHANGEABLE");
   }
 
+  /** Nothing of it is a fact's to choose but the node, on which nothing lies by that name that isn't this migration's. */
+  const rescuedOn = (node: string): Rescued => ({ node, path: `${rescuedRoot}/${id}`, migration: parts.heir });
+
   /** @returns whether the pod is made again of its dump */
   async function rescue(): Promise<boolean> {
-    const rescued = facts().rescued ?? (await saveDump());
+    const before = facts().rescued;
+    const rescued = before ? rescuedOn(before.node) : await saveDump();
     if (!rescued) return false;
     // Before the pod is removed: after that nobody could tell that it was not its user who did it.
     await parts.facts.set({ ...facts(), rescued });

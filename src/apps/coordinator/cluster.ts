@@ -8,6 +8,7 @@ import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import {
   destinationIsGone,
+  migrationIdOf as idOf,
   migrationName,
   type MigrationObject,
   migrations,
@@ -41,7 +42,6 @@ export async function createClusterCoordinator({
 }): Promise<Coordinator> {
   const known = new Map<string, MigrationObject>();
   const changes = createChanges();
-  const idOf = (object: MigrationObject) => object.status?.id ?? object.spec.id;
   const note = (object: MigrationObject) => known.set(object.metadata.uid ?? "", object);
 
   (await cluster.list(migrations, { namespace: undefined, signal })).items.forEach(note);
@@ -73,7 +73,7 @@ export async function createClusterCoordinator({
     const role = spec.role === "Destination" ? "destination" : "source";
     const { error } = status;
     return {
-      id: idOf(object) ?? "",
+      id: idOf(object),
       role,
       service: spec.pod,
       namespace: metadata.namespace ?? "default",
@@ -156,7 +156,7 @@ export async function createClusterCoordinator({
       const open = [...known.values()].find(
         (object) => isOpen(object) && object.spec.pod === name && object.metadata.namespace === namespace,
       );
-      if (open) throw new UmsError("ALREADY_MIGRATING", `Pod ${name} is being migrated by ${idOf(open) ?? open.metadata.name}.`);
+      if (open) throw new UmsError("ALREADY_MIGRATING", `Pod ${name} is being migrated by ${idOf(open)}.`);
       const id = newMigrationId();
       const object: MigrationObject = {
         apiVersion: migrations.apiVersion,
@@ -169,7 +169,7 @@ export async function createClusterCoordinator({
       return show(made);
     },
 
-    migrations: () => [...known.values()].filter((object) => idOf(object) !== undefined).map(show),
+    migrations: () => [...known.values()].map(show),
     migration: (id) => show(find(id)),
 
     watch: (id, stopped) => watchMigration(changes, () => show(find(id)), AbortSignal.any([stopped, signal])),
@@ -213,11 +213,10 @@ export async function createClusterCoordinator({
       [...known.values()].flatMap((object) => {
         const source = object.status?.facts?.["source"] as
           { forwarding?: { to: string; ports: { port: number; toPort: number }[] } } | undefined;
-        const id = idOf(object);
-        if (!source?.forwarding || object.status?.phase !== "Succeeded" || id === undefined) return [];
+        if (!source?.forwarding || object.status?.phase !== "Succeeded") return [];
         const { to, ports } = source.forwarding;
         const { namespace = "default" } = object.metadata;
-        return [{ migration: id, service: object.spec.pod, namespace, ports: ports.map(({ port }) => `${port}/tcp`), to }];
+        return [{ migration: idOf(object), service: object.spec.pod, namespace, ports: ports.map(({ port }) => `${port}/tcp`), to }];
       }),
 
     async release(id) {

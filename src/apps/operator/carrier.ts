@@ -13,20 +13,22 @@ import { codeOf, errorTable, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { type MigrationRecord, openRecord } from "../../platforms/kubernetes/journal.ts";
-import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import { type Pod, services } from "../../platforms/kubernetes/kinds.ts";
 import {
   destinationIsGone,
+  heirIdOf,
   migrationFinalizer,
+  migrationIdOf,
   type MigrationObject,
   migrationName,
   migrations,
-  newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
 import { parseAddress } from "../../protocol/address.ts";
 import { type CreateAnswer, dataTarget } from "../../protocol/conversation.ts";
 import type { Forwardings } from "./forwardings.ts";
 import { makeMigrationOnce } from "./make-migration.ts";
+import { expectOwnFacts, ownPorts } from "./own-facts.ts";
 import { expectAlone, type Heir, heirFact } from "./rivals.ts";
 import type { Sites } from "./sites.ts";
 
@@ -81,7 +83,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
       await cluster.patch(migrations, name, { metadata: { finalizers } }, { namespace, signal });
     }
     const record = await openRecord({ cluster, namespace, name, owner, signal });
-    const id = object.status?.id ?? object.spec.id ?? newMigrationId();
+    const id = migrationIdOf(object);
     const startedAt = object.status?.startedAt ?? new Date().toISOString();
     record.report({ id, startedAt, phase: "Pending" });
     await record.flush();
@@ -95,7 +97,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
 
   /** While this one has not ended, so that an operator that takes over meanwhile tries again, too. */
   async function tryAgain(object: MigrationObject, record: MigrationRecord, { cause, turn }: { cause: Error | undefined; turn: Turn }) {
-    const again = nextAttempt(object, cause, (record.fact(heirFact) as Heir | undefined)?.migration ?? newMigrationId());
+    const again = nextAttempt(object, cause);
     const isOver = AbortSignal.any([signal, turn.cancelled]);
     if (!again || isOver.aborted) return;
     const pauseMs = (again.attempt - 1) * lastRetryMs;
@@ -109,6 +111,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
   /** As {@link carry}, for one that may also be refused. */
   async function carried(object: MigrationObject, record: MigrationRecord, which: { id: string; turn: Turn }): Promise<Ended | undefined> {
     try {
+      await keepOwnFacts(object, record);
       // One that has begun holds its pod: then it is the others that are refused.
       if (!record.journal.isStarted("admit")) {
         expectAlone(object, which.turn.others());
@@ -117,10 +120,24 @@ export function createCarrier(parts: CarrierParts): Carrier {
       }
       return await carry(object, record, which);
     } catch (cause) {
-      // Refused before there was anything to undo; otherwise it is tried again.
-      if (!(cause instanceof UmsError) || record.journal.isStarted("reserve")) throw cause;
+      // Refused before there was anything to undo, or by a journal that nothing may be undone by; otherwise it is tried again.
+      const isRefused = cause instanceof UmsError && (cause.code === "JOURNAL_CONTRADICTS" || !record.journal.isStarted("reserve"));
+      if (!isRefused) throw cause;
       return { outcome: "rolledBack", cause, report: undefined };
     }
+  }
+
+  /** What the journal of an earlier start says is believed as far as it is this migration's own. @throws UmsError JOURNAL_CONTRADICTS */
+  async function keepOwnFacts(object: MigrationObject, record: MigrationRecord): Promise<void> {
+    const { namespace = "default" } = object.metadata;
+    const facts = record.opened.status?.facts;
+    if (facts && Object.keys(facts).length > 0) expectOwnFacts(object, facts, sites.find(object.spec.destination).name);
+    const source = record.fact("source") as PodFacts | undefined;
+    if (!source?.forwarding) return;
+    const { items } = await cluster.list(services, { namespace, signal });
+    const ports = ownPorts(source.forwarding.ports, items);
+    if (ports.length < source.forwarding.ports.length)
+      await record.setFact("source", { ...source, forwarding: { ...source.forwarding, ports } } satisfies PodFacts);
   }
 
   /** @returns undefined when another instance, or a later start, carries on */
@@ -182,6 +199,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
             uid: object.metadata.uid ?? "",
           },
           facts: factsAs<PodFacts>("source"),
+          heir: heirIdOf(object),
           restoreRescued: (pod, rescued) => restoreRescued({ namespace, pod, rescued, attempt: 1 }),
           measured: (part, milliseconds) => log.debug({ migration: id, part, milliseconds }, "part of a step"),
         });
@@ -248,21 +266,23 @@ export function createCarrier(parts: CarrierParts): Carrier {
   }
 
   /** A pod that has no other copy is not given up because an operator has died, or a node was busy. */
-  function nextAttempt({ metadata, spec }: MigrationObject, cause: Error | undefined, migration: string): Restore | undefined {
+  function nextAttempt(object: MigrationObject, cause: Error | undefined): Restore | undefined {
+    const { metadata, spec } = object;
     const { snapshot, pod } = spec;
     const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
     const isHopeless = cause !== undefined && codeOf(cause) === "SNAPSHOT_NOT_FOUND";
     if (!snapshot?.temporary || isHopeless || attempt >= attempts) return undefined;
-    const rescued = { node: snapshot.node, path: snapshot.path, migration };
+    const rescued = { node: snapshot.node, path: snapshot.path, migration: heirIdOf(object) };
     return { namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 };
   }
 
   async function finish(object: MigrationObject, record: MigrationRecord, { outcome, cause, report }: Ended): Promise<void> {
-    const untouched = !record.journal.isStarted("reserve");
-    const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
     const reason = cause && reasonOf(cause);
     const code = reason && codeOf(reason);
-    const { rescued } = (record.fact("source") as PodFacts | undefined) ?? {};
+    const isForeign = code === "JOURNAL_CONTRADICTS";
+    const untouched = isForeign || !record.journal.isStarted("reserve");
+    const phase = outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
+    const { rescued } = isForeign ? {} : ((record.fact("source") as PodFacts | undefined) ?? {});
     const saved =
       rescued &&
       `The pod had no copy left: ${migrationName(rescued.migration)} makes it again of its dump, ${rescued.path} on node ${rescued.node}.`;
@@ -277,7 +297,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
       ...(reason && code ? { error: { code, message: reason.message, cure: errorTable[code].cure } } : {}),
     });
     await record.flush();
-    log.info({ migration: record.opened.status?.id, phase, error: reason?.message, report }, "the migration has ended");
+    log.info({ migration: migrationIdOf(object), phase, error: reason?.message, report }, "the migration has ended");
     if (reason && !(reason instanceof UmsError)) log.warn({ cause: reason }, "why it was undone");
   }
 

@@ -89,8 +89,8 @@ function movedShop(): MigrationObject {
 }
 
 /** A cluster with one Migration in it: what becomes of it, and what its node is told. */
-function clusterWith(there: { services?: readonly Service[]; pod?: object }) {
-  let object = movedShop();
+function clusterWith(there: { services?: readonly Service[]; pod?: object }, moved = movedShop()) {
+  let object = moved;
   const told: string[] = [];
   const abort = new AbortController();
   const cluster = {
@@ -155,9 +155,26 @@ test.each([
   ["one that still arrives", redis("p-2", { "ums.dev/restore": "0123456789ab" })],
   ["one that is not Ready", { metadata: { name: "redis", uid: "p-2" } }],
 ])("%s does not", async (_, pod) => {
-  const { forwardings, told } = clusterWith({ pod });
+  const { forwardings, told } = clusterWith({ pod, services: [shop("s-1")] });
   await forwardings.tend();
   expect(told).toEqual(["lead :30080 10.0.0.7:80"]);
+});
+
+test("a status that says otherwise leads nobody but the clients of its own namespace's Services", async () => {
+  const moved = movedShop();
+  const source = moved.status?.facts?.["source"] as PodFacts;
+  const forwarding = {
+    ...source.forwarding,
+    ports: [
+      { address: "", port: 30_080, toPort: 31_000, protocol: "tcp" },
+      { address: "", port: 10_250, toPort: 31_000, protocol: "tcp" },
+      { address: "10.96.0.1", port: 443, toPort: 31_000, protocol: "tcp" },
+    ],
+  };
+  const forged = { ...moved, status: { ...moved.status, facts: { source: { ...source, forwarding } } } } as unknown as MigrationObject;
+  const { forwardings, told } = clusterWith({ services: [shop("s-1")] }, forged);
+  await forwardings.tend();
+  expect(told).toEqual(["lead :30080"]);
 });
 
 test("a pod that moves again has its earlier way ended at once", async () => {

@@ -8,6 +8,7 @@ import type { NodeClient } from "../../approaches/orchestrator-level/node/client
 import { ledPorts, type PodFacts } from "../../approaches/orchestrator-level/outgoing.ts";
 import { proxyLagMs, readyCondition, restoreAnnotation, type ServicePort } from "../../approaches/orchestrator-level/pod.ts";
 import { UmsError } from "../../errors.ts";
+import { ownPorts } from "./own-facts.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import type { Interfaces } from "../../platforms/kubernetes/interfaces.ts";
 import { type Pod, pods, type Service, services } from "../../platforms/kubernetes/kinds.ts";
@@ -107,8 +108,11 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     if (!forwarding) return;
     const done = installed.get(uid) ?? new WeakSet();
     installed.set(uid, done);
-    for (const node of interfaces.all().filter((each) => !done.has(each))) {
-      await node.forwarding("lead", forwarding);
+    const missing = interfaces.all().filter((each) => !done.has(each));
+    if (missing.length === 0) return;
+    const { items } = await cluster.list(services, { namespace: object.metadata.namespace, signal });
+    for (const node of missing) {
+      await node.forwarding("lead", { ...forwarding, ports: ownPorts(forwarding.ports, items) });
       done.add(node);
     }
   }
@@ -178,12 +182,12 @@ export function createForwardings({ cluster, interfaces, siteName, known, log, s
     const facts = sourceOf(object);
     if (!facts?.forwarding) return;
     const there = facts.ports.flatMap((port) => waysLeft(port, all));
-    const ports = facts.forwarding.ports.filter((led) =>
+    const ports = ownPorts(facts.forwarding.ports, all).filter((led) =>
       there.some(({ address, port, protocol }) => address === led.address && port === led.port && protocol === led.protocol),
     );
     if (ports.length === facts.forwarding.ports.length) return;
     log.info(
-      { pod: facts.name, namespace: facts.namespace, ports },
+      { pod: object.spec.pod, namespace: object.metadata.namespace, ports },
       "a Service has gone, or has other addresses: its clients are not led any more",
     );
     if (ports.length === 0) return await drop(object);

@@ -2,7 +2,7 @@
 import type { Logger } from "pino";
 import { UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
-import { destinationIsGone, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import { destinationIsGone, migrationIdOf, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
 import { tell } from "../../platforms/kubernetes/story.ts";
 import type { Sites } from "./sites.ts";
 
@@ -21,18 +21,19 @@ export async function collectOrphans(parts: Parts): Promise<void> {
   for (const object of parts.known()) {
     const { metadata, spec, status } = object;
     const said = metadata.annotations?.[destinationIsGone] !== undefined && status?.phase === "RolledBack";
-    if (!said || status.id === undefined || status.facts?.["answered"] === true) continue;
-    const request = { method: "DELETE", path: `/peer/migrations/${status.id}`, timeoutMs: limits.requestMs, signal };
+    if (!said || status.facts?.["answered"] === true) continue;
+    const id = migrationIdOf(object);
+    const request = { method: "DELETE", path: `/peer/migrations/${id}`, timeoutMs: limits.requestMs, signal };
     try {
       await sites.client(sites.find(spec.destination).name).request(request);
     } catch (cause) {
       if (cause instanceof UmsError && cause.code === "TOO_LATE") await tellOfTwo(parts, object);
-      else log.debug({ migration: status.id, cause }, "the destination is still gone");
+      else log.debug({ migration: id, cause }, "the destination is still gone");
       continue;
     }
     const patch = { status: { facts: { answered: true } } };
     await cluster.patch(migrations, metadata.name ?? "", patch, { namespace: metadata.namespace, subresource: "status" });
-    log.info({ migration: status.id }, "the destination that was said to be gone has destroyed its copy");
+    log.info({ migration: id }, "the destination that was said to be gone has destroyed its copy");
   }
 }
 

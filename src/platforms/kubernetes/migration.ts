@@ -1,6 +1,7 @@
 /** The custom resource `Migration`: what a person asks for, how far it has come, and the journal. deploy/kubernetes/crd.yml is its definition. */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { type Static, type TSchema, Type } from "typebox";
+import { UmsError } from "../../errors.ts";
 import { isEnd, type Phase, phases } from "../../engine/progress.ts";
 import { addressPattern, podNamePattern, siteNamePattern, snapshotPathPattern } from "../../protocol/names.ts";
 import { kind, type Metadata } from "./kinds.ts";
@@ -203,6 +204,33 @@ export const migrationFinalizer = "ums.dev/migration";
 /** An id that no other migration has. */
 export function newMigrationId(): string {
   return randomBytes(6).toString("hex");
+}
+
+/** Follows from the object alone: whoever may write a status or a spec chooses none. */
+const idFrom = ({ metadata: { uid = "" } }: MigrationObject, what: string) =>
+  createHash("sha256").update(`${uid} ${what}`).digest("hex").slice(0, 12);
+
+/** A migration's id: the one that UMS has made the object with, else one that no status tells. */
+export const migrationIdOf = (object: MigrationObject): string => object.spec.id ?? idFrom(object, "id");
+
+/** The id of the migration that makes the pod again of this one's dump, or is this one's next attempt at that. */
+export const heirIdOf = (object: MigrationObject): string => idFrom(object, "heir");
+
+/**
+ * Facts in a status are data, never a right: what a Migration does, it does in its own namespace, to the pod that it names.
+ * @param said of a pod, by a fact
+ * @throws UmsError JOURNAL_CONTRADICTS
+ */
+export function expectOwnPod(
+  { metadata: { namespace, name }, spec }: MigrationObject,
+  said: Readonly<{ namespace?: string; name?: string }> | undefined,
+  pod = spec.pod,
+): void {
+  if (said?.namespace === namespace && said?.name === pod) return;
+  throw new UmsError(
+    "JOURNAL_CONTRADICTS",
+    `The status of Migration ${namespace}/${name} is about pod ${said?.namespace}/${said?.name}, not ${namespace}/${pod}.`,
+  );
 }
 
 /** How the object is called that UMS makes for a migration away from here. */

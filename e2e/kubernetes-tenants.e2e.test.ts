@@ -1,0 +1,149 @@
+/** What a tenant of a cluster can't do to others: by its own token, on a real API server with UMS's rights and admission. */
+import { pino } from "pino";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { createCarrier } from "../src/apps/operator/carrier.ts";
+import type { Sites } from "../src/apps/operator/sites.ts";
+import type { NodeClient } from "../src/approaches/orchestrator-level/node/client.ts";
+import { clusterLimits } from "../src/cluster-settings.ts";
+import type { Cluster } from "../src/platforms/kubernetes/client.ts";
+import type { Interfaces } from "../src/platforms/kubernetes/interfaces.ts";
+import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
+import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
+import { type BareCluster, startBareCluster } from "./bare-cluster.ts";
+
+/** Sorts before all others. */
+const evil = "aaa-evil";
+const rbac = "rbac.authorization.k8s.io/v1";
+
+let bare: BareCluster;
+let admin: Cluster;
+let tenant: Cluster;
+let victim: Pod;
+
+beforeAll(async () => {
+  bare = await startBareCluster();
+  admin = bare.admin;
+  for (const name of [evil, "shop"]) await bare.make({ apiVersion: "v1", kind: "Namespace", metadata: { name } });
+  const metadata = { name: "tenant", namespace: evil };
+  await bare.make({ apiVersion: "v1", kind: "ServiceAccount", metadata });
+  // What the administrator of a namespace has, where somebody was generous.
+  await bare.make({ apiVersion: rbac, kind: "Role", metadata, rules: [{ apiGroups: ["*"], resources: ["*"], verbs: ["*"] }] });
+  const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: "tenant" };
+  await bare.make({ apiVersion: rbac, kind: "RoleBinding", metadata, roleRef, subjects: [{ kind: "ServiceAccount", ...metadata }] });
+  tenant = await bare.as("tenant", evil);
+}, 180_000);
+afterAll(() => bare[Symbol.asyncDispose]());
+
+beforeEach(async () => {
+  for (const namespace of [evil, "shop"])
+    for (const { metadata } of (await admin.list(migrations, { namespace })).items) {
+      await admin.patch(migrations, metadata.name ?? "", { metadata: { finalizers: null } }, { namespace });
+      await admin.delete(migrations, metadata.name ?? "", { namespace });
+    }
+  victim =
+    (await admin.get(pods, "victim", { namespace: "shop" })) ??
+    (await admin.create(
+      pods,
+      { metadata: { name: "victim" }, spec: { nodeName: "a-1", containers: [{ name: "main", image: "x" }] } },
+      { namespace: "shop" },
+    ));
+});
+
+/** The journal of a migration that has committed, and has only to remove its source: another's pod. */
+function forgedStatus(change: object = {}) {
+  const at = new Date().toISOString();
+  const done = { startedAt: at, doneAt: at };
+  const steps = ["admit", "reserve", "pre-copy", "hold-clients", "freeze", "restore", "commit", "forward-clients"];
+  const uid = victim.metadata?.uid ?? "";
+  const freezer = { version: 1, directory: "/sys/fs/cgroup/freezer/kubepods/pod-of-anybody/x" };
+  const container = {
+    ...{ name: "main", id: "c".repeat(64), pid: 2, freezer, runcRoot: "/run/containerd/runc/k8s.io" },
+    ...{ changesDirectory: "/var/lib/containerd/snapshots/1/fs", logPath: "/var/log/pods/x/main/0.log" },
+  };
+  const source = {
+    ...{ namespace: "shop", name: "victim", uid, node: "node-of-anybody", ports: [] },
+    pod: { uid, network: "/proc/1/ns/net", containers: [container], volumes: [] },
+    need: { pod: victim, volumes: [], containers: [], memoryBytes: 1 },
+    ...change,
+  };
+  return {
+    id: "abcdefabcdef",
+    owner: "operator#0",
+    phase: "CuttingOver",
+    startedAt: at,
+    facts: { source },
+    journal: { steps: Object.fromEntries(steps.map((step) => [step, done])) },
+  };
+}
+
+/** The operator's own way of carrying a migration on, with its account. @returns what it asked of nodes and peers */
+async function carriedOn(name: string): Promise<{ asked: string[]; after: MigrationObject | undefined }> {
+  const asked: string[] = [];
+  const cluster = await bare.as("ums-operator");
+  const stop = AbortSignal.timeout(20_000);
+  const node = {
+    node: "node-of-anybody",
+    async leaving(_id: string, action: string, { pod }: object & { pod: object }) {
+      asked.push(`${action} ${JSON.stringify(pod)}`);
+      return {};
+    },
+    forwarding: async (action: string, forwarding: object) => void asked.push(`${action} ${JSON.stringify(forwarding)}`),
+  } as unknown as NodeClient;
+  const client = {
+    async request({ method, path }: { method: string; path: string }) {
+      asked.push(`${method} ${path}`);
+      return {};
+    },
+  };
+  const carrier = createCarrier({
+    cluster,
+    sites: {
+      ownName: "a",
+      find: () => ({ name: "b", addresses: ["10.9.9.9:30001"] }),
+      client: () => client,
+      close: () => undefined,
+    } as unknown as Sites,
+    interfaces: { node: async () => node, all: () => [node], close: () => undefined } as Interfaces,
+    forwardings: { takeSlot: async () => 1, endEarlier: async () => undefined },
+    limits: clusterLimits,
+    breakpoints: false,
+    log: pino({ level: "silent" }),
+    signal: stop,
+    owner: "operator#1",
+  });
+  const object = (await admin.get(migrations, name, { namespace: evil })) as MigrationObject;
+  await carrier.run(object, {
+    cancelled: new AbortController().signal,
+    annotations: () => ({}),
+    others: () => ({ all: [object], turns: [] }),
+    waits: () => undefined,
+  });
+  return { asked, after: await admin.get(migrations, name, { namespace: evil }) };
+}
+
+const innocent = { metadata: { name: "innocent" }, spec: { pod: "innocent", destination: "b" } };
+const inEvil = { namespace: evil };
+
+test("a journal that says another's pod is its own has the operator do nothing to anybody", async () => {
+  await tenant.create(migrations, innocent, inEvil);
+  await admin.patch(migrations, "innocent", { status: forgedStatus() }, { ...inEvil, subresource: "status" });
+  const { asked, after } = await carriedOn("innocent");
+  expect(asked).toEqual([]);
+  expect((await admin.get(pods, "victim", { namespace: "shop" }))?.metadata?.deletionTimestamp).toBeUndefined();
+  expect(after?.status).toMatchObject({ phase: "Failed", error: { code: "JOURNAL_CONTRADICTS" } });
+});
+
+test("nor does one whose pod is another's below the name of its own, or whose data goes to another site", async () => {
+  for (const change of [
+    { namespace: evil, name: "innocent" },
+    { namespace: evil, name: "innocent", need: { pod: { metadata: { namespace: evil, name: "innocent" } } }, target: { site: "c" } },
+  ]) {
+    await admin.create(migrations, innocent, inEvil);
+    await admin.patch(migrations, "innocent", { status: forgedStatus(change) }, { ...inEvil, subresource: "status" });
+    const { asked, after } = await carriedOn("innocent");
+    expect(asked).toEqual([]);
+    expect(after?.status).toMatchObject({ phase: "Failed", error: { code: "JOURNAL_CONTRADICTS" } });
+    await admin.patch(migrations, "innocent", { metadata: { finalizers: null } }, inEvil);
+    await admin.delete(migrations, "innocent", inEvil);
+  }
+});
