@@ -4,15 +4,20 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { createCarrier } from "../src/apps/operator/carrier.ts";
 import type { Sites } from "../src/apps/operator/sites.ts";
 import type { NodeClient } from "../src/approaches/orchestrator-level/node/client.ts";
+import { createPlaces } from "../src/approaches/orchestrator-level/node/places.ts";
+import type { LeavingPod } from "../src/protocol/pod.ts";
 import { clusterLimits } from "../src/cluster-settings.ts";
+import type { Task } from "../src/container-engines/containerd/containerd.ts";
 import type { Cluster } from "../src/platforms/kubernetes/client.ts";
 import type { Interfaces } from "../src/platforms/kubernetes/interfaces.ts";
 import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
+import { temporaryDirectory } from "../src/trust/temporary-directory-for-tests.ts";
 import { type BareCluster, startBareCluster } from "./bare-cluster.ts";
 
 /** Sorts before all others. */
 const evil = "aaa-evil";
+const container = "c".repeat(64);
 const rbac = "rbac.authorization.k8s.io/v1";
 
 let bare: BareCluster;
@@ -55,14 +60,10 @@ function forgedStatus(change: object = {}) {
   const done = { startedAt: at, doneAt: at };
   const steps = ["admit", "reserve", "pre-copy", "hold-clients", "freeze", "restore", "commit", "forward-clients"];
   const uid = victim.metadata?.uid ?? "";
-  const freezer = { version: 1, directory: "/sys/fs/cgroup/freezer/kubepods/pod-of-anybody/x" };
-  const container = {
-    ...{ name: "main", id: "c".repeat(64), pid: 2, freezer, runcRoot: "/run/containerd/runc/k8s.io" },
-    ...{ changesDirectory: "/var/lib/containerd/snapshots/1/fs", logPath: "/var/log/pods/x/main/0.log" },
-  };
   const source = {
     ...{ namespace: "shop", name: "victim", uid, node: "node-of-anybody", ports: [] },
-    pod: { uid, network: "/proc/1/ns/net", containers: [container], volumes: [] },
+    // As a reference, and as the place itself, which nobody takes from here any more.
+    pod: { uid, network: "/proc/1/ns/net", containers: [{ name: "main", id: container, restarts: 0 }], volumes: [] },
     need: { pod: victim, volumes: [], containers: [], memoryBytes: 1 },
     ...change,
   };
@@ -76,15 +77,26 @@ function forgedStatus(change: object = {}) {
   };
 }
 
+/** What containerd says of the victim's only container. */
+const runningVictim = (): Task => ({
+  ...{ id: container, pid: 2, bundle: "/run/x", runcRoot: "/run/containerd/runc/k8s.io", network: "/var/run/netns/victim", shm: undefined },
+  freezer: { version: 1, directory: "/sys/fs/cgroup/freezer/kubepods/pod-of-victim/x" },
+  changesDirectory: "/var/lib/containerd/snapshots/1/fs",
+  labels: { uid: victim.metadata?.uid ?? "", namespace: "shop", name: "victim", container: "main" },
+});
+
 /** The operator's own way of carrying a migration on, with its account. @returns what it asked of nodes and peers */
-async function carriedOn(name: string): Promise<{ asked: string[]; after: MigrationObject | undefined }> {
+async function carriedOn(name: string, { forMs = 20_000 } = {}): Promise<{ asked: string[]; after: MigrationObject | undefined }> {
   const asked: string[] = [];
   const cluster = await bare.as("ums-operator");
-  const stop = AbortSignal.timeout(20_000);
+  const stop = AbortSignal.timeout(forMs);
+  const places = createPlaces({ workDirectory: temporaryDirectory(), find: async () => runningVictim() });
   const node = {
     node: "node-of-anybody",
-    async leaving(_id: string, action: string, { pod }: object & { pod: object }) {
-      asked.push(`${action} ${JSON.stringify(pod)}`);
+    async leaving(id: string, action: string, { pod }: LeavingPod) {
+      // As the interface itself does before it does anything.
+      const { network } = (await places.kept(id, pod)) ?? {};
+      asked.push(`${action} ${network} ${JSON.stringify(pod)}`);
       return {};
     },
     forwarding: async (action: string, forwarding: object) => void asked.push(`${action} ${JSON.stringify(forwarding)}`),
@@ -146,4 +158,15 @@ test("nor does one whose pod is another's below the name of its own, or whose da
     await admin.patch(migrations, "innocent", { metadata: { finalizers: null } }, inEvil);
     await admin.delete(migrations, "innocent", inEvil);
   }
+});
+
+test("one that has another's pod under its own name is refused by that one's node", async () => {
+  await admin.create(migrations, innocent, inEvil);
+  const own = { namespace: evil, name: "innocent" };
+  const status = forgedStatus({ ...own, need: { pod: { metadata: own }, volumes: [], containers: [], memoryBytes: 1 } });
+  await admin.patch(migrations, "innocent", { status }, { ...inEvil, subresource: "status" });
+  const { asked, after } = await carriedOn("innocent", { forMs: 4_000 });
+  expect(asked).toEqual([]);
+  expect(after?.status?.waiting).toContain(`is not container main of pod ${evil}/innocent`);
+  expect((await admin.get(pods, "victim", { namespace: "shop" }))?.metadata?.deletionTimestamp).toBeUndefined();
 });

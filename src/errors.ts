@@ -315,6 +315,11 @@ export const errorTable = {
     cause: "The Migration's status is about something else than the Migration itself: somebody but UMS has written it.",
     cure: "UMS does nothing by it. Find out who may write `migrations/status`, which nobody should, and delete the Migration; if its pod stands frozen, delete that, too.",
   },
+  OTHER_POD: {
+    http: 409,
+    cause: "What runs on the node is not a part of the pod that was named.",
+    cure: "If the pod was made anew meanwhile, start again. If not, somebody has written into a status: find out who may write `migrations/status` or `pods/status`.",
+  },
   NOT_LEADING: { http: 409, cause: "The operator that asks leads no more.", cure: "None is needed: another one carries the migration on." },
   NOT_ALLOWED: {
     http: 403,

@@ -10,6 +10,7 @@ import { createIncomingPods, type IncomingPods } from "../approaches/orchestrato
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
 import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts";
+import { createPlaces } from "../approaches/orchestrator-level/node/places.ts";
 import { createPodControl } from "../approaches/orchestrator-level/node/pod-control.ts";
 import { createSnapshots } from "../approaches/orchestrator-level/node/snapshots.ts";
 import type { Tools } from "../checkpoint/runc.ts";
@@ -51,6 +52,7 @@ import { createPeople } from "./coordinator/people.ts";
 import { createPodmigrationRequests } from "./coordinator/podmigrations.ts";
 import { takeData } from "./interface/data.ts";
 import { install, onNode } from "./interface/installation.ts";
+import { registerLeavingRoutes } from "./interface/leaving-routes.ts";
 import { registerNodeRoutes } from "./interface/routes.ts";
 import { registerSnapshotRoutes } from "./interface/snapshot-routes.ts";
 import { operate } from "./operator/operator.ts";
@@ -211,7 +213,8 @@ export async function runInterface(part: Part): Promise<void> {
     root: snapshotRoot,
     log,
   });
-  const leaving = snapshots.apartFrom(createLeaving({ ...common, tools, log }));
+  const places = createPlaces(common);
+  const leaving = snapshots.apartFrom(createLeaving({ ...common, places, tools, log }));
   const arriving = createArriving({
     imageDirectories,
     stagingDirectories: nodeDirectories.staging,
@@ -229,8 +232,9 @@ export async function runInterface(part: Part): Promise<void> {
     log,
     registerPeerRoutes: () => undefined,
     registerOwnRoutes(app) {
-      registerNodeRoutes(app, { leaving, arriving, check, terms, address: settings.HOST_IP });
-      registerSnapshotRoutes(app, snapshots);
+      registerNodeRoutes(app, { arriving, check, terms, address: settings.HOST_IP });
+      registerLeavingRoutes(app, { leaving, places });
+      registerSnapshotRoutes(app, snapshots, places);
     },
     onData: (socket, head, connection) => {
       takeData({ socket, head, connection }, { trust, arriving, address: settings.HOST_IP, port: interfacePort }).catch(

@@ -29,12 +29,16 @@ export const PodReference = Type.Object(
 );
 export type PodReference = Static<typeof PodReference>;
 
+/** Whose pod is meant. */
+export const PodIdentity = Type.Pick(PodReference, ["namespace", "name", "uid"], closed);
+export type PodIdentity = Static<typeof PodIdentity>;
+
 /** What a node works on as root, where such things lie and nowhere else. */
 const PathBelow = (...tops: string[]) => Type.Intersect([AbsolutePath, Type.String({ pattern: `^(${tops.join("|")})/` })]);
 const containerdState = "/(var/)?run(/k3s)?/containerd";
 const Freezer = Type.Object({ version: Type.Union([Type.Literal(1), Type.Literal(2)]), directory: PathBelow("/sys/fs/cgroup") }, closed);
 
-/** The same on its node: what the source's half works with. Durable, so that an undo finds it after a crash. */
+/** The same as its node itself has found it: what the source's half works with there. */
 export const PodOnNode = Type.Object(
   {
     uid: Uid,
@@ -63,9 +67,12 @@ export const PodOnNode = Type.Object(
 );
 export type PodOnNode = Static<typeof PodOnNode>;
 
+/** What a node keeps of a pod that leaves, so that an undo finds it after a crash. */
+export const KeptPod = Type.Object({ of: PodIdentity, pod: PodOnNode }, closed);
+export type KeptPod = Static<typeof KeptPod>;
+
 /** What a node finds out about a pod beforehand. */
 export type Described = Readonly<{
-  pod: PodOnNode;
   measures: Measures;
   /** By the container's name. */
   launches: Readonly<Record<string, Launch>>;
@@ -133,7 +140,7 @@ export const NodeForwarding = Type.Object(
 export type NodeForwarding = Static<typeof NodeForwarding>;
 
 /** Body of every request about a pod that leaves. */
-export const LeavingPod = Type.Object({ pod: PodOnNode, target: Type.Optional(DataTarget) }, closed);
+export const LeavingPod = Type.Object({ pod: PodReference, target: Type.Optional(DataTarget) }, closed);
 export type LeavingPod = Static<typeof LeavingPod>;
 
 /** Body of the request that announces a pod which arrives. */
@@ -156,3 +163,7 @@ export const ArrivingPod = Type.Object(
   closed,
 );
 export type ArrivingPod = Static<typeof ArrivingPod>;
+
+/** One that was announced, possibly to an earlier process of its node. */
+export const ArrivedPod = Type.Pick(ArrivingPod, ["uid", "namespace", "name", "containers"], closed);
+export type ArrivedPod = Static<typeof ArrivedPod>;

@@ -3,7 +3,7 @@ import { type Static, type TSchema, Type } from "typebox";
 import { DataTarget, StreamContent } from "./conversation.ts";
 import { Bytes, closed } from "./forms.ts";
 import { snapshotPathPattern } from "./names.ts";
-import { PodNeed, PodOnNode } from "./pod.ts";
+import { PodNeed, type PodOnNode, PodReference } from "./pod.ts";
 
 export const SnapshotPath = Type.String({ pattern: snapshotPathPattern, maxLength: 1024 });
 const Id = Type.String({ pattern: "^[0-9a-f]{12}$" });
@@ -12,7 +12,7 @@ const Id = Type.String({ pattern: "^[0-9a-f]{12}$" });
 export const TakeSnapshot = Type.Object(
   {
     path: SnapshotPath,
-    pod: PodOnNode,
+    pod: PodReference,
     /** What a destination will be asked for; its sizes are measured anew. */
     need: PodNeed,
     /** For how long the pod's liveness probes bear that it stands still. */
@@ -26,15 +26,25 @@ export type TakeSnapshot = Static<typeof TakeSnapshot>;
 export const RescueSnapshot = Type.Pick(TakeSnapshot, ["path", "pod", "need"], closed);
 export type RescueSnapshot = Static<typeof RescueSnapshot>;
 
+/** Such a request with the pod as its node has found it. */
+export type OnNode<Request> = Omit<Request, "pod"> & Readonly<{ pod: PodOnNode }>;
+
 /** How many times the limit of a transfer a snapshot may take: the files are copied, the memory is dumped or copied, and the disk has its time. */
 export const snapshotTransfers = 3;
 
+const known = {
+  path: SnapshotPath,
+  takenBy: Id,
+  /** Of the pod that it was taken of: its memory is for those alone who may do anything with that. */
+  namespace: PodReference.properties.namespace,
+};
+
 /** Which snapshot is meant. */
-export const KnownSnapshot = Type.Object({ path: SnapshotPath, takenBy: Id }, closed);
+export const KnownSnapshot = Type.Object(known, closed);
 export type KnownSnapshot = Static<typeof KnownSnapshot>;
 
 /** Sends a snapshot to where a destination takes it. */
-export const ReplaySnapshot = Type.Object({ path: SnapshotPath, takenBy: Id, target: DataTarget }, closed);
+export const ReplaySnapshot = Type.Object({ ...known, target: DataTarget }, closed);
 export type ReplaySnapshot = Static<typeof ReplaySnapshot>;
 
 const told = {

@@ -58,7 +58,8 @@ export async function takeCheckpoint(
   const [refused] = podRefusals(pod).filter(({ code }) => code !== "POD_OWNED");
   if (refused) throw new UmsError(refused.code, refused.detail);
   const client = await interfaces.node(pod.spec?.nodeName ?? "");
-  const described = await client.describe(podReference(pod), AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]));
+  const reference = podReference(pod);
+  const described = await client.describe(reference, AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]));
   const [held] = described.refusals;
   if (held) throw new UmsError(held.code, held.detail);
   const { managedFields: _long, ...metadata } = pod.metadata ?? {};
@@ -66,7 +67,7 @@ export async function takeCheckpoint(
   const livenessMs = livenessBudgetMs(pod);
   const taken = await client.takeSnapshot(
     id,
-    { path, pod: described.pod, need, ...(livenessMs === undefined ? {} : { livenessMs }) },
+    { path, pod: reference, need, ...(livenessMs === undefined ? {} : { livenessMs }) },
     { signal, timeoutMs: snapshotTransfers * limits.transferMs },
   );
   return { ...taken, node: client.node };

@@ -117,7 +117,12 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
     return record;
   }
   const placeOf = ({ need }: WholeFacts) => ({ namespace: need.pod.metadata.namespace, name: need.pod.metadata.name });
-  const onNode = ({ need, podUid = "" }: WholeFacts) => ({ uid: podUid, containers: need.containers.map(({ name }) => name) });
+  const onNode = ({ need, podUid = "" }: WholeFacts) => ({
+    namespace: need.pod.metadata.namespace,
+    name: need.pod.metadata.name,
+    uid: podUid,
+    containers: need.containers.map(({ name }) => name),
+  });
 
   /** A host's container becomes a Pod first, if it can be one. */
   async function understand(asked: ServiceNeed, signal: AbortSignal): Promise<{ need: PodNeed; checks: CheckResult[] }> {

@@ -11,7 +11,7 @@ import { ArmAnswer, CreateAnswer, type DataTarget, portKey } from "../../protoco
 import { type Protocol } from "../../protocol/forms.ts";
 import { measuresOf } from "../../protocol/measures.ts";
 import { rescuedRoot } from "../../protocol/names.ts";
-import { CommitAnswer, type NodeForwarding, type PodNeed, type PodOnNode } from "../../protocol/pod.ts";
+import { CommitAnswer, type NodeForwarding, type PodNeed, type PodReference } from "../../protocol/pod.ts";
 import { snapshotTransfers } from "../../protocol/snapshot.ts";
 import { allSettled } from "../../settled.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
@@ -40,7 +40,8 @@ export type PodFacts = Readonly<{
   name: string;
   uid: string;
   node: string;
-  pod: PodOnNode;
+  /** Its containers and volumes: by their names and ids its node finds them. */
+  pod: Pick<PodReference, "containers" | "volumes">;
   need: PodNeed;
   ports: readonly ServicePort[];
   target?: DataTarget;
@@ -150,7 +151,7 @@ export async function examinePod(
     ports: ports.map(({ port, nodePort, targetPort, protocol }) => ({ port: targetPort, published: nodePort ?? port, protocol })),
     node: wanted.node,
   });
-  const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: described.pod, need, ports };
+  const facts: PodFacts = { namespace, name, uid: reference.uid, node: nodeName, pod: partsOf(reference), need, ports };
   const held = [...shared, ...mute, ...described.refusals].map(({ code, detail }) => ({ site: "source" as const, code, detail }));
   const { checks } = await checkThere(peer, need, { timeoutMs: limits.preflightMs, signal });
   const theirs = checks
@@ -187,6 +188,8 @@ export function ledPorts({ clusterIp, port, nodePort, protocol }: ServicePort): 
 /** A pod's own, of IPv4. */
 const addressesOf = ({ status }: Pod) => (status?.podIPs ?? []).flatMap(({ ip = "" }) => (isIPv4(ip) ? [ip] : []));
 
+const partsOf = ({ containers, volumes }: PodFacts["pod"]): PodFacts["pod"] => ({ containers, volumes });
+
 /** What of a running pod its user can change. */
 const changeable = ({ metadata, spec }: Pod) => [metadata?.labels, metadata?.annotations, spec];
 
@@ -201,9 +204,13 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
     // Whose pod it is says the Migration, and no fact.
     return { ...found, namespace: parts.namespace, name: plan.service };
   };
+  const reference = (): PodReference => {
+    const { namespace, name, uid, pod } = facts();
+    return { ...partsOf(pod), namespace, name, uid };
+  };
   const onNode = async (action: Parameters<NodeClient["leaving"]>[1], options: Parameters<NodeClient["leaving"]>[3] = {}) => {
-    const { node, pod, target } = facts();
-    return (await parts.node(node)).leaving(id, action, { pod, ...(target ? { target } : {}) }, options);
+    const { node, target } = facts();
+    return (await parts.node(node)).leaving(id, action, { pod: reference(), ...(target ? { target } : {}) }, options);
   };
   /** Every node leads the clients that come to it. */
   const onNodes = async (action: Parameters<NodeClient["forwarding"]>[0]) => {
@@ -304,16 +311,20 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   /** The memory of a pod that would not outlive its thaw for long, and has no other copy. @returns undefined where none is to be saved */
   async function saveDump(): Promise<Rescued | undefined> {
     if (!(await isEnding())) return undefined;
-    const { node, pod, need } = facts();
+    const { node, need, namespace } = facts();
     const client = await parts.node(node);
     const { path } = rescuedOn(node);
     if (!(await whyUnwanted()) && (await canRestore(client))) {
       await onNode("end-transfer");
-      const { saved } = await client.rescueSnapshot(id, { path, pod, need }, { timeoutMs: snapshotTransfers * limits.transferMs });
+      const { saved } = await client.rescueSnapshot(
+        id,
+        { path, pod: reference(), need },
+        { timeoutMs: snapshotTransfers * limits.transferMs },
+      );
       // Its user may have had enough meanwhile.
       if (saved && !(await whyUnwanted())) return rescuedOn(node);
     }
-    await client.removeSnapshot({ path, takenBy: id });
+    await client.removeSnapshot({ path, takenBy: id, namespace });
     return undefined;
   }
 

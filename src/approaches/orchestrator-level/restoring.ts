@@ -86,13 +86,17 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
       const { takenBy, target } = facts();
       if (!target) throw new UmsError("INTERNAL", "It was not said where to send.");
       const client = await parts.node(nodeName);
-      const { bytesSent } = await client.replaySnapshot(plan.id, { path, takenBy, target }, { signal, timeoutMs: limits.transferMs });
+      const { bytesSent } = await client.replaySnapshot(
+        plan.id,
+        { path, takenBy, namespace, target },
+        { signal, timeoutMs: limits.transferMs },
+      );
       parts.sent(bytesSent);
     },
 
     forwardClients: nothing,
     async remove() {
-      if (temporary) await (await parts.node(nodeName)).removeSnapshot({ path, takenBy: facts().takenBy });
+      if (temporary) await (await parts.node(nodeName)).removeSnapshot({ path, takenBy: facts().takenBy, namespace });
       await site.acknowledge();
     },
     cleanUp: nothing,

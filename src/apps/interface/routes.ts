@@ -4,15 +4,15 @@ import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Type } from "typebox";
 import type { Arriving } from "../../approaches/orchestrator-level/node/arriving.ts";
-import { forwardingActions, leavingActions, type LeavingAction } from "../../approaches/orchestrator-level/node/client.ts";
-import type { Leaving } from "../../approaches/orchestrator-level/node/leaving.ts";
+import { forwardingActions } from "../../approaches/orchestrator-level/node/client.ts";
 import { UmsError } from "../../errors.ts";
 import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
 import { closed } from "../../protocol/forms.ts";
 import { type CheckResult, Measures } from "../../protocol/measures.ts";
 import { migrationIdPattern } from "../../protocol/names.ts";
-import { ArrivingPod, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../protocol/pod.ts";
+import { ArrivedPod, ArrivingPod, NodeForwarding, PublishedPort } from "../../protocol/pod.ts";
 import type { PeerApp } from "../../server/peer-server.ts";
+import { hangUp } from "./leaving-routes.ts";
 import {
   endDatagramFlows,
   forgetConnections,
@@ -30,20 +30,17 @@ import {
 } from "../../traffic/forward.ts";
 
 const params = Type.Object({ id: Type.String({ pattern: migrationIdPattern }) }, closed);
-const ArrivedPod = Type.Pick(ArrivingPod, ["uid", "containers"], closed);
 type ById = { Params: { id: string } };
 
-/** @param options.address of this node @param options.terms refuse an operator that leads no more */
+/** Before all others of the node. @param options.address of this node @param options.terms refuse an operator that leads no more */
 export function registerNodeRoutes(
   app: PeerApp,
   {
-    leaving,
     arriving,
     check,
     terms,
     address,
   }: {
-    leaving: Leaving;
     arriving: Arriving;
     check: (measures: Measures, signal: AbortSignal) => Promise<CheckResult[]>;
     terms: TermGuard;
@@ -52,59 +49,23 @@ export function registerNodeRoutes(
 ): void {
   app.addHook("onRequest", async ({ headers }) => terms.admit(headers[termHeader]?.toString()));
 
-  app.post<{ Body: PodReference }>("/node/describe", { schema: { body: PodReference } }, (request) =>
-    leaving.describe(request.body, AbortSignal.timeout(120_000)),
-  );
-
   app.post<{ Body: Measures }>("/node/check", { schema: { body: Measures } }, (request) =>
     check(request.body, AbortSignal.timeout(120_000)),
   );
-
-  // A request that hangs up gives up what it asked for, so that an undo doesn't wait for it.
-  const actions: Record<LeavingAction, (id: string, body: LeavingPod, signal: AbortSignal) => Promise<unknown> | void> = {
-    "pre-copy": async (id, body, signal) => ({ address: await leaving.preCopy(id, body, signal) }),
-    prepare: (id, body) => leaving.prepare(id, body),
-    "await-young": (id, { pod }) => leaving.awaitYoung(id, pod),
-    hold: (_id, { pod }) => leaving.hold(pod),
-    release: (_id, { pod }) => leaving.release(pod),
-    freeze: (id, { pod }) => leaving.freeze(id, pod),
-    "end-transfer": (id, { pod }) => leaving.endTransfer(id, pod),
-    thaw: (id, { pod }) => leaving.thaw(id, pod),
-    "expect-frozen": (_id, { pod }) => leaving.expectFrozen(pod),
-    "is-lost": async (_id, { pod }) => ({ lost: await leaving.isLost(pod) }),
-    transfer: (id, body, signal) => leaving.transfer(id, body, signal),
-    reset: (_id, { pod }) => leaving.reset(pod),
-    kill: async (_id, { pod }) => ({ late: await leaving.kill(pod) }),
-    discard: (id, { pod }) => leaving.discard(id, pod),
-    "clean-up": (id) => leaving.cleanUp(id),
-  };
-  for (const action of leavingActions) {
-    app.post<ById & { Body: LeavingPod }>(
-      `/node/leaving/:id/${action}`,
-      { schema: { params, body: LeavingPod } },
-      async (request, reply) => {
-        const hungUp = new AbortController();
-        reply.raw.once("close", () => reply.raw.writableEnded || hungUp.abort());
-        return (await actions[action](request.params.id, request.body, hungUp.signal)) ?? {};
-      },
-    );
-  }
 
   app.put<ById & { Body: ArrivingPod }>("/node/arriving/:id", { schema: { params, body: ArrivingPod } }, async (request) => {
     await arriving.announce(request.params.id, request.body);
     return {};
   });
   const Arm = Type.Object({ timeoutMs: Type.Integer({ minimum: 1, maximum: 3_600_000 }) }, closed);
-  app.post<ById & { Body: { timeoutMs: number } }>("/node/arriving/:id/arm", { schema: { params, body: Arm } }, (request, reply) => {
-    const hungUp = new AbortController();
-    reply.raw.once("close", () => reply.raw.writableEnded || hungUp.abort());
-    return arriving.arm(request.params.id, { timeoutMs: request.body.timeoutMs, signal: hungUp.signal });
-  });
+  app.post<ById & { Body: { timeoutMs: number } }>("/node/arriving/:id/arm", { schema: { params, body: Arm } }, (request, reply) =>
+    arriving.arm(request.params.id, { timeoutMs: request.body.timeoutMs, signal: hangUp(reply) }),
+  );
   app.post<ById>("/node/arriving/:id/restore", { schema: { params } }, async (request) => {
     await arriving.restore(request.params.id);
     return {};
   });
-  type Arrived = ById & { Body: { uid: string; containers: string[] } };
+  type Arrived = ById & { Body: ArrivedPod };
   app.post<Arrived>("/node/arriving/:id/state", { schema: { params, body: ArrivedPod } }, async (request) => ({
     state: await arriving.state(request.params.id, request.body),
   }));

@@ -36,7 +36,12 @@ export type Task = Readonly<{
   network: string | undefined;
   /** The pod's /dev/shm on the node, where it has one. */
   shm: string | undefined;
+  /** Whose container it is; undefined where it is none of a pod's. */
+  labels: PodLabels | undefined;
 }>;
+
+/** What containerd itself writes into a container's configuration, and no user of the cluster can. */
+export type PodLabels = Readonly<{ uid: string; namespace: string; name: string; container: string }>;
 
 /** @returns undefined when no runc container of this id runs here */
 export async function findTask(id: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task | undefined> {
@@ -47,10 +52,11 @@ export async function findTask(id: string, places: readonly ContainerdPlaces[] =
     if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
     const freezer = await freezerOf(pid).catch(() => undefined);
     if (!freezer || !freezer.directory.includes(id)) continue; // it has ended, and its process id may be another's
-    const { mounts, linux } = await readBundle(bundle);
+    const { mounts, linux, annotations } = await readBundle(bundle);
     const network = linux.namespaces.find(({ type }) => type === "network")?.path;
     const shm = mounts.find(({ destination, source }) => destination === "/dev/shm" && path.isAbsolute(source))?.source;
-    return { id, pid, bundle, runcRoot, freezer, changesDirectory: await changesOf(path.join(bundle, "rootfs")), network, shm };
+    const changesDirectory = await changesOf(path.join(bundle, "rootfs"));
+    return { id, pid, bundle, runcRoot, freezer, changesDirectory, network, shm, labels: labelsOf(annotations) };
   }
   return undefined;
 }
@@ -61,9 +67,7 @@ export async function tasksOfPod(uid: string, places: readonly ContainerdPlaces[
   const tasks = await Promise.all(
     ids.map(async (id) => {
       const found = await findTask(id, places).catch(() => undefined); // it may go while we look
-      const annotations = found && (await readBundle(found.bundle).catch(() => undefined))?.annotations;
-      const ours = annotations?.[annotation.podUid] === uid && annotations[annotation.containerType] === "container";
-      return found && ours ? [found] : [];
+      return found?.labels?.uid === uid ? [found] : [];
     }),
   );
   return tasks.flat();
@@ -80,7 +84,11 @@ export async function containersOf(program: string, places: readonly ContainerdP
 }
 
 /** containerd/internal/cri/annotations */
-const annotation = { podUid: "io.kubernetes.cri.sandbox-uid", containerType: "io.kubernetes.cri.container-type" } as const;
+function labelsOf(annotations: Readonly<Record<string, string>> = {}): PodLabels | undefined {
+  const told = (name: string) => annotations[`io.kubernetes.cri.${name}`] ?? "";
+  if (told("container-type") !== "container") return undefined;
+  return { uid: told("sandbox-uid"), namespace: told("sandbox-namespace"), name: told("sandbox-name"), container: told("container-name") };
+}
 
 /** The writable layer of an overlay that is mounted on the node. @returns undefined where there is none */
 export async function changesOf(rootfs: string): Promise<string | undefined> {

@@ -178,9 +178,9 @@ function createNodeClient(node: string, address: string, { request }: Pick<PeerC
     arm: (id, { timeoutMs, signal }) =>
       post(`/arriving/${id}/arm`, { timeoutMs }, { timeoutMs: timeoutMs + shortMs, ...(signal ? { signal } : {}) }),
     restore: async (id, { timeoutMs }) => void (await post(`/arriving/${id}/restore`, undefined, { timeoutMs })),
-    state: async (id, { uid, containers }) => (await post<{ state: ArrivalState }>(`/arriving/${id}/state`, { uid, containers })).state,
-    takeOver: async (id, { uid, containers }) => void (await post(`/arriving/${id}/take-over`, { uid, containers })),
-    destroy: async (id, { uid, containers }) => void (await post(`/arriving/${id}/destroy`, { uid, containers }, { timeoutMs: longMs })),
+    state: async (id, pod) => (await post<{ state: ArrivalState }>(`/arriving/${id}/state`, pod)).state,
+    takeOver: async (id, pod) => void (await post(`/arriving/${id}/take-over`, pod)),
+    destroy: async (id, pod) => void (await post(`/arriving/${id}/destroy`, pod, { timeoutMs: longMs })),
     expectLed: async (ports) => void (await post("/led", { ports })),
     forwarding: async (action, forwarding) => void (await post(`/forwarding/${action}`, forwarding)),
     keepForwardings: async (slots) => void (await post("/forwardings/keep", { slots })),

@@ -23,10 +23,10 @@ import {
   noteHeldNetwork,
   prepareRestore,
 } from "../../../checkpoint/shim.ts";
-import { changesOf, isMounted, tasksOfPod } from "../../../container-engines/containerd/containerd.ts";
+import { changesOf, isMounted } from "../../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../../errors.ts";
 import type { PeerState, StreamContent } from "../../../protocol/conversation.ts";
-import type { ArrivingPod } from "../../../protocol/pod.ts";
+import type { ArrivedPod, ArrivingPod, PodIdentity } from "../../../protocol/pod.ts";
 import { addressesIn, holdNamespace, releaseNamespace } from "../../../traffic/hold.ts";
 import type { Sink } from "../../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../../transfer/memory.ts";
@@ -35,7 +35,7 @@ import { isTmpfs, unpack } from "../../../transfer/tree.ts";
 import { type Allowance, createAllowance, receiveService } from "../../receive.ts";
 import { awaitContainer, givenUp, restoreContainer } from "../../restore.ts";
 import { isDump } from "./dump.ts";
-import { emptyDirectory } from "./leaving.ts";
+import { emptyDirectory, ownTasks } from "./places.ts";
 
 export type ArrivingParts = Readonly<{
   imageDirectories: readonly string[];
@@ -58,11 +58,11 @@ export type Arriving = Readonly<{
   /** Resolves when every container runs again, its network still held. */
   restore(id: string): Promise<void>;
   /** What this node has of the migration, as its files tell. */
-  state(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<ArrivalState>;
+  state(id: string, pod: ArrivedPod): Promise<ArrivalState>;
   /** After the commit: lets clients in. Can be repeated, and needs nothing that this process knew. */
-  takeOver(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  takeOver(id: string, pod: ArrivedPod): Promise<void>;
   /** Resolves when nothing of the pod runs here any more, or ever will by this migration. */
-  destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  destroy(id: string, pod: ArrivedPod): Promise<void>;
   /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
   data(id: string, sender: { peer: string; secret: string }, socket: Duplex, head: Buffer): Promise<void>;
   /** Removes what an earlier process of this node has left of arrivals: none of them can go on. */
@@ -87,6 +87,8 @@ type Arrival = {
 /** The name under which the shim finds a container's restore: see ums-runc. */
 const restoreOf = (id: string, container: string) => `${id}.${container}`;
 const nameOf = (container: string) => `Container ${container}`;
+/** Apart from what leaves under the same id: see dump.ts. */
+const imagesName = (id: string) => `arriving-${id}`;
 const killMs = 10_000;
 
 export function createArriving(parts: ArrivingParts): Arriving {
@@ -187,24 +189,24 @@ export function createArriving(parts: ArrivingParts): Arriving {
     for (const container of pod.containers) {
       await restoreInto(arrival, container);
       if (!several) continue;
-      for (const { freezer } of await tasksOfPod(pod.uid)) await setFrozen(freezer, true);
+      for (const { freezer } of await ownTasks(pod)) await setFrozen(freezer, true);
     }
-    const tasks = await tasksOfPod(pod.uid);
+    const tasks = await ownTasks(pod);
     if (tasks.length !== pod.containers.length) throw new UmsError("RESTORE_FAILED", "A restored container has ended at once.");
     if (several) await Promise.all(tasks.map(({ freezer }) => setFrozen(freezer, false)));
     arrival.state = "restored";
   }
 
   async function cleanUp(id: string, containers: readonly string[]): Promise<void> {
-    for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, id));
+    for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, imagesName(id)));
     for (const directory of stagedFor(id)) await rm(directory, { recursive: true, force: true });
     for (const container of containers) await forgetRestore(restoreOf(id, container));
   }
 
   /** Kills what runs of the pod and resolves when it has ended. */
-  async function killPod(uid: string): Promise<void> {
+  async function killPod(pod: PodIdentity): Promise<void> {
     for (const until = Date.now() + killMs; ; await sleep(20)) {
-      const tasks = await tasksOfPod(uid);
+      const tasks = await ownTasks(pod);
       const alive = await Promise.all(tasks.map(({ freezer }) => processesIn(freezer).catch(() => [])));
       if (alive.flat().length === 0) return;
       for (const { freezer } of tasks) {
@@ -224,7 +226,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
         await rm(directory, { recursive: true, force: true });
         await mkdir(directory, { recursive: true, mode: 0o700 });
       }
-      const imageDirectory = await makeImageDirectory(parts.imageDirectories, id, pod.memoryBytes);
+      const imageDirectory = await makeImageDirectory(parts.imageDirectories, imagesName(id), pod.memoryBytes);
       for (const container of pod.containers) {
         const directory = alone(pod) === undefined ? path.join(imageDirectory, container) : imageDirectory;
         await mkdir(directory, { recursive: true, mode: 0o700 });
@@ -258,16 +260,17 @@ export function createArriving(parts: ArrivingParts): Arriving {
     async state(id, pod) {
       const arrival = arrivals.get(id);
       if (arrival && arrival.state !== "restored") return arrival.state;
-      if ((await tasksOfPod(pod.uid)).length !== pod.containers.length) return "gone";
+      if ((await ownTasks(pod)).length !== pod.containers.length) return "gone";
       // A probe that the hold has kept from its answer, or a deletion.
       const doomed = await Promise.all(pod.containers.map((container) => isDoomed(restoreOf(id, container))));
       return doomed.some(Boolean) ? "gone" : "restored";
     },
 
-    async takeOver(id, { uid, containers }) {
+    async takeOver(id, pod) {
+      const { containers } = pod;
       const [first = ""] = containers;
       // Also of a pod whose containers have just ended: its next ones get the same network.
-      const network = (await heldNetwork(restoreOf(id, first))) ?? (await tasksOfPod(uid))[0]?.network;
+      const network = (await heldNetwork(restoreOf(id, first))) ?? (await ownTasks(pod))[0]?.network;
       if (network !== undefined) await releaseNamespace(network);
       arrivals.delete(id);
       for (const container of containers) await noteCommitted(restoreOf(id, container));
@@ -275,7 +278,9 @@ export function createArriving(parts: ArrivingParts): Arriving {
       setTimeout(() => void cleanUp(id, containers).catch((cause: unknown) => log.warn({ id, cause }, "the clean-up failed")), 200).unref();
     },
 
-    async destroy(id, { uid, containers }) {
+    async destroy(id, pod) {
+      const { containers } = pod;
+      await ownTasks(pod); // before anything is done to another's
       const arrival = arrivals.get(id);
       arrival?.cancelled.abort(new UmsError("CANCELLED", "The migration is undone."));
       // A shim that waits is told to give up; one that comes later finds no restore to wait for, and refuses.
@@ -284,7 +289,7 @@ export function createArriving(parts: ArrivingParts): Arriving {
         arrival?.memory.close();
         for (const container of containers) await breakOff(restoreOf(id, container));
         await cleanUp(id, containers);
-        await killPod(uid);
+        await killPod(pod);
         arrivals.delete(id);
       };
       await (arrival ? inTurn(arrival, act) : act());

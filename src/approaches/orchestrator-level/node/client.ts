@@ -1,6 +1,6 @@
 /** How coordinator and operator call the interface of a node. */
 import type { CheckResult, Measures } from "../../../protocol/measures.ts";
-import type { ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../../protocol/pod.ts";
+import type { ArrivedPod, ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../../protocol/pod.ts";
 import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../../../protocol/snapshot.ts";
 import type { ArrivalState } from "./arriving.ts";
 import type { Taken } from "./snapshots.ts";
@@ -23,9 +23,9 @@ export type NodeClient = Readonly<{
   announce(id: string, pod: ArrivingPod): Promise<void>;
   arm(id: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ podAddress: string }>;
   restore(id: string, options: { timeoutMs: number }): Promise<void>;
-  state(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<ArrivalState>;
-  takeOver(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
-  destroy(id: string, pod: Pick<ArrivingPod, "uid" | "containers">): Promise<void>;
+  state(id: string, pod: ArrivedPod): Promise<ArrivalState>;
+  takeOver(id: string, pod: ArrivedPod): Promise<void>;
+  destroy(id: string, pod: ArrivedPod): Promise<void>;
   /** Resolves when connections to these ports of the node are led to a pod: kube-proxy takes a moment to follow. */
   expectLed(ports: readonly PublishedPort[]): Promise<void>;
   forwarding(action: ForwardingAction, forwarding: NodeForwarding): Promise<void>;

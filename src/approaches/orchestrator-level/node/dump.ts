@@ -5,6 +5,9 @@ import { bootId } from "../../../preflight/machine.ts";
 import type { PodOnNode } from "../../../protocol/pod.ts";
 import { makeImageDirectory } from "../../../transfer/memory.ts";
 
+/** Apart from what arrives under the same id, on a node to which a pod of this very cluster comes. */
+export const dumpName = (id: string) => `leaving-${id}`;
+
 /** Beside the containers' directories, none of which can be called so. Nobody has synced the images: after a power loss they may have holes. */
 const bootFile = ".boot";
 /** What CRIU writes last, when all tasks are dumped (criu/cr-dump.c, cr_dump_tasks). */
@@ -19,7 +22,7 @@ export async function makeRoomForDump(
   id: string,
   { pod, memoryBytes }: { pod: PodOnNode; memoryBytes: number },
 ): Promise<string> {
-  const directory = await makeImageDirectory(imageDirectories, id, memoryBytes);
+  const directory = await makeImageDirectory(imageDirectories, dumpName(id), memoryBytes);
   for (const { name } of pod.containers) await mkdir(path.join(directory, name), { mode: 0o700 });
   await writeFile(path.join(directory, bootFile), await bootId());
   return directory;
@@ -33,7 +36,7 @@ export async function isDump(directory: string): Promise<boolean> {
 /** @returns undefined where it is not whole, or was made before the node's last start */
 export async function findDump(imageDirectories: readonly string[], id: string, pod: PodOnNode): Promise<string | undefined> {
   for (const candidate of imageDirectories) {
-    const directory = path.join(candidate, id);
+    const directory = path.join(candidate, dumpName(id));
     if (!(await isDump(directory))) continue;
     const images = await Promise.all(pod.containers.map(({ name }) => stat(path.join(directory, name, lastImage)).catch(() => undefined)));
     if (images.every((image) => image !== undefined && image.size > 0)) return directory;

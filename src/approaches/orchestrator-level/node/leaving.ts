@@ -1,6 +1,6 @@
 /**
- * The source's half on the node of the pod. Every request brings what it needs to know, so that a restarted interface
- * goes on; only the data connection, and what went over it, is this process's own.
+ * The source's half on the node of the pod. Where the pod is says the node itself (places.ts), which has written it down, so
+ * that a restarted interface goes on; only the data connection, and what went over it, is this process's own.
  */
 import path from "node:path";
 import { rm } from "node:fs/promises";
@@ -19,7 +19,6 @@ import {
 } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
-import { findTask } from "../../../container-engines/containerd/containerd.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";
 import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
@@ -27,17 +26,20 @@ import { heldResources } from "../../../preflight/resources.ts";
 import type { DataTarget } from "../../../protocol/conversation.ts";
 import type { CheckResult } from "../../../protocol/measures.ts";
 import type { Described, LeavingPod, PodOnNode, PodReference } from "../../../protocol/pod.ts";
+import type { OnNode } from "../../../protocol/snapshot.ts";
 import { holdNamespace, lateConnections, releaseNamespace, resetConnections } from "../../../traffic/hold.ts";
 import { awaitYoungConnections, openConnections } from "../../../traffic/young-connections.ts";
 import { createSender, type Sender } from "../../../transfer/channel.ts";
 import { createFileSender, type FileSender } from "../../../transfer/files.ts";
 import { sendFrozen } from "../../send.ts";
 import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
-import { makeRoomForDump } from "./dump.ts";
+import { dumpName, makeRoomForDump } from "./dump.ts";
+import type { Places } from "./places.ts";
 import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
   tools: Tools;
+  places: Pick<Places, "find">;
   imageDirectories: readonly string[];
   /** On disk. */
   workDirectory: string;
@@ -52,9 +54,9 @@ export type Leaving = Readonly<{
   /** Finds the pod on this node and measures it; changes nothing. */
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
   /** Sends the files while the pod runs. @returns where they go: there the destination has proved who it is */
-  preCopy(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<string | undefined>;
+  preCopy(id: string, leaving: OnNode<LeavingPod>, signal: AbortSignal): Promise<string | undefined>;
   /** Makes room for the dump, and sees to it that no container of the pod starts again from here on. */
-  prepare(id: string, leaving: LeavingPod): Promise<void>;
+  prepare(id: string, leaving: OnNode<LeavingPod>): Promise<void>;
   /** Lets connections end that were opened a moment ago, for a moment: while new ones are held back. */
   awaitYoung(id: string, pod: PodOnNode): Promise<void>;
   hold(pod: PodOnNode): Promise<void>;
@@ -69,7 +71,7 @@ export type Leaving = Readonly<{
   /** Whether a container has ended while it was frozen, or will at the thaw: a probe of the kubelet can do that. */
   isLost(pod: PodOnNode): Promise<boolean>;
   /** Dumps every container and sends it with what the files have changed; the pod's own group stays frozen after that. */
-  transfer(id: string, leaving: LeavingPod, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
+  transfer(id: string, leaving: OnNode<LeavingPod>, signal: AbortSignal): Promise<{ bytesSent: number; parts: Record<string, number> }>;
   /** Tells the connections of the pod that they have ended. */
   reset(pod: PodOnNode): Promise<void>;
   /** Kills every task of the pod before it can run again. @returns how many connections its hold has dropped */
@@ -127,7 +129,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
   /** Nothing of it goes on when it has settled. */
   async function send(
     id: string,
-    { pod, target }: LeavingPod,
+    { pod, target }: OnNode<LeavingPod>,
     { signal: wanted, giveUp }: { signal: AbortSignal; giveUp: AbortController },
   ): Promise<{ bytesSent: number; parts: Record<string, number> }> {
     const signal = AbortSignal.any([wanted, giveUp.signal]);
@@ -174,31 +176,11 @@ export function createLeaving(parts: LeavingParts): Leaving {
 
   return {
     async describe(reference, signal) {
-      const containers = await Promise.all(
-        reference.containers.map(async ({ name, id, restarts }) => {
-          const task = await findTask(id);
-          if (!task) throw new UmsError("RUNTIME_NOT_RUNC", `Container ${name} has no task of runc on this node.`);
-          const logPath = path.join("/var/log/pods", `${reference.namespace}_${reference.name}_${reference.uid}`, name, `${restarts}.log`);
-          const { pid, bundle, runcRoot, freezer, changesDirectory, shm, network } = task;
-          if (changesDirectory === undefined)
-            throw new UmsError("STORAGE_DRIVER", `The root of container ${name} is no overlay: its files can't be told from the image's.`);
-          return { name, id, pid, bundle, runcRoot, freezer, changesDirectory, logPath, shm, network };
-        }),
-      );
-      const shm = containers.find((each) => each.shm !== undefined)?.shm;
-      const network = containers[0]?.network;
-      if (network === undefined) throw new UmsError("HOST_NAMESPACE", "The pod has no network of its own.");
-      const pod: PodOnNode = {
-        uid: reference.uid,
-        network,
-        containers: containers.map(({ shm: _shm, network: _network, bundle: _bundle, ...container }) => container),
-        volumes: reference.volumes.map((name) => ({ name, directory: emptyDirectory(reference.uid, name) })),
-        ...(shm === undefined ? {} : { shm }),
-      };
+      const { pod, bundles } = await parts.places.find(reference);
       const directories = [
         ...pod.containers.map(({ changesDirectory }) => changesDirectory),
         ...pod.volumes.map(({ directory }) => directory),
-        ...(shm === undefined ? [] : [shm]),
+        ...(pod.shm === undefined ? [] : [pod.shm]),
       ];
       const [memory, fileBytes, machine, uids, held, launches, abilities] = await Promise.all([
         Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
@@ -206,7 +188,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
         machineMeasures(),
         Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
         Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
-        Promise.all(containers.map(async ({ name, bundle }) => [name, await readLaunch(bundle)] as const)),
+        Promise.all([...bundles].map(async ([name, bundle]) => [name, await readLaunch(bundle)] as const)),
         parts.check(signal),
       ]);
       const measures = {
@@ -224,7 +206,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ]),
         ...lacking.map(({ name, code, detail = name }) => ({ code: codeFrom(code), detail })),
       ];
-      return { pod, measures, launches: Object.fromEntries(launches), refusals };
+      return { measures, launches: Object.fromEntries(launches), refusals };
     },
 
     async preCopy(id, { pod, target }, signal) {
@@ -314,7 +296,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     async cleanUp(id) {
       sessions.get(id)?.sender?.close();
       sessions.delete(id);
-      for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, id));
+      for (const candidate of parts.imageDirectories) await removeImages(path.join(candidate, dumpName(id)));
       await rm(path.join(parts.workDirectory, id), { recursive: true, force: true });
     },
 
@@ -337,10 +319,6 @@ async function expectDoomed(pod: PodOnNode): Promise<void> {
 }
 
 const isDoomed = ({ pid, freezer }: PodOnNode["containers"][number]) => isKilled(pid, (directory) => directory === freezer.directory);
-
-/** Where the kubelet keeps a pod's emptyDir volume (kubernetes, pkg/volume/emptydir). */
-export const emptyDirectory = (podUid: string, volume: string) =>
-  path.join("/var/lib/kubelet/pods", podUid, "volumes/kubernetes.io~empty-dir", volume);
 
 const ignore = () => undefined;
 

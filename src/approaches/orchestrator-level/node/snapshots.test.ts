@@ -5,7 +5,7 @@ import { duplexPair } from "node:stream";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { UmsError } from "../../../errors.ts";
 import type { PodNeed, PodOnNode } from "../../../protocol/pod.ts";
-import type { TakeSnapshot } from "../../../protocol/snapshot.ts";
+import type { OnNode, TakeSnapshot } from "../../../protocol/snapshot.ts";
 import { receive } from "../../../transfer/channel.ts";
 import { makeRoomForDump } from "./dump.ts";
 import type { Leaving } from "./leaving.ts";
@@ -109,7 +109,7 @@ function create(change: Partial<PodControl> = {}): Snapshots {
   });
 }
 
-const request = (change: Partial<TakeSnapshot> = {}): TakeSnapshot => ({ path: place, pod, need, ...change });
+const request = (change: Partial<OnNode<TakeSnapshot>> = {}): OnNode<TakeSnapshot> => ({ path: place, pod, need, ...change });
 const whole = ["hold", "freeze", "dump main", "thaw", "release"];
 function expectNothingLeft() {
   expect(existsSync(root)).toBe(false);
@@ -285,7 +285,7 @@ describe("before the pod is touched,", () => {
 
 describe("of a pod that has ended while it was frozen,", () => {
   const rescue = () => snapshots.rescue(id, { path: place, pod, need }, never);
-  const images = () => path.join(work, "images", id);
+  const images = () => path.join(work, "images", `leaving-${id}`);
   async function dumped() {
     await makeRoomForDump([path.join(work, "images")], id, { pod, memoryBytes: 1 });
     writeFileSync(path.join(images(), "main/pages-1.img"), "memory");
@@ -326,12 +326,13 @@ describe("of a pod that has ended while it was frozen,", () => {
   test("it can be removed, by whoever knows whose it is", async () => {
     await dumped();
     await rescue();
-    await snapshots.remove({ path: place, takenBy: other });
+    await snapshots.remove({ path: place, takenBy: other, namespace: "web" });
+    await snapshots.remove({ path: place, takenBy: id, namespace: "another" });
     expect(await snapshots.find(place)).toBeDefined();
-    await snapshots.remove({ path: place, takenBy: id });
+    await snapshots.remove({ path: place, takenBy: id, namespace: "web" });
     expectNothingLeft();
     mkdirSync(path.join(path.dirname(place), ".shop.partial/images"), { recursive: true }); // of an attempt that a crash cut off
-    await snapshots.remove({ path: place, takenBy: id });
+    await snapshots.remove({ path: place, takenBy: id, namespace: "web" });
     expectNothingLeft();
   });
 });
@@ -395,11 +396,12 @@ test("a snapshot is sent as a pod would be, and only the one that was admitted",
     limits: { transferMs: 20_000 },
     log: { info: () => undefined, warn: () => undefined },
   });
-  const replay = { path: place, takenBy: id, target: { site: "a" } };
+  const replay = { path: place, takenBy: id, namespace: "web", target: { site: "a" } };
   const { bytesSent } = await snapshots.replay("mig", replay, never);
   await received;
   expect(memory).toEqual({ "pages-1.img": "memory" });
   expect(streams).toEqual(expect.arrayContaining([{ kind: "tree", tree: "changes", deleted: [] }]));
   expect(bytesSent).toBeGreaterThan(6);
-  await expect(snapshots.replay("mig", { ...replay, takenBy: other }, never)).rejects.toMatchObject({ code: "SNAPSHOT_NOT_FOUND" });
+  for (const change of [{ takenBy: other }, { namespace: "another" }])
+    await expect(snapshots.replay("mig", { ...replay, ...change }, never)).rejects.toMatchObject({ code: "SNAPSHOT_NOT_FOUND" });
 });

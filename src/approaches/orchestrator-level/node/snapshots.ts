@@ -17,6 +17,7 @@ import { type CheckResult } from "../../../protocol/measures.ts";
 import { PodOnNode } from "../../../protocol/pod.ts";
 import {
   type KnownSnapshot,
+  type OnNode,
   PodSnapshot,
   type ReplaySnapshot,
   type RescueSnapshot,
@@ -57,13 +58,13 @@ export type Snapshots = Readonly<{
    * Asked again with the same id, it takes no second one.
    * @throws UmsError SNAPSHOT_EXISTS, ALREADY_MIGRATING, NO_DISK, LIVENESS, DUMP_FAILED, …: then nothing is left of it
    */
-  take(id: string, request: TakeSnapshot, signal: AbortSignal): Promise<Taken>;
+  take(id: string, request: OnNode<TakeSnapshot>, signal: AbortSignal): Promise<Taken>;
   /**
    * Makes a snapshot of a frozen pod, of what its migration with this id has dumped. Nothing is done to the pod.
    * @returns whether there is one now: no, where the dump isn't whole, or of an earlier boot, or the pod has run since
    * @throws UmsError SNAPSHOT_EXISTS, NO_DISK: then it can be tried again
    */
-  rescue(id: string, request: RescueSnapshot, signal: AbortSignal): Promise<{ saved: boolean }>;
+  rescue(id: string, request: OnNode<RescueSnapshot>, signal: AbortSignal): Promise<{ saved: boolean }>;
   /** Removes it, or what an attempt at it has left. */
   remove(which: KnownSnapshot): Promise<void>;
   /** @returns undefined where no complete snapshot lies there */
@@ -183,7 +184,11 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
    * @returns for how many milliseconds it stood still
    * @throws with the pod as it is: the caller undoes
    */
-  async function standStill(id: string, { pod, livenessMs }: TakeSnapshot, { signal, files, memory, begun }: Standing): Promise<number> {
+  async function standStill(
+    id: string,
+    { pod, livenessMs }: OnNode<TakeSnapshot>,
+    { signal, files, memory, begun }: Standing,
+  ): Promise<number> {
     const startedAt = performance.now();
     const probed = AbortSignal.timeout(Math.min(standstillMs(livenessMs ?? Infinity), limits.transferMs));
     const giveUp = new AbortController();
@@ -206,7 +211,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     return Math.round(performance.now() - startedAt);
   }
 
-  async function write(id: string, request: TakeSnapshot, { signal, marked, begun }: Writing): Promise<Taken> {
+  async function write(id: string, request: OnNode<TakeSnapshot>, { signal, marked, begun }: Writing): Promise<Taken> {
     const { path: place, pod, need } = request;
     const { images, store } = await begin(place, pod);
     const sender = createFileSender(dumpOf(id, filesDirectory));
@@ -251,7 +256,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
   /** Durable when it resolves. */
   async function complete(
     id: string,
-    { path: place, need }: RescueSnapshot,
+    { path: place, need }: Pick<RescueSnapshot, "path" | "need">,
     { store, memoryBytes, heldMs, signal }: Pick<Begun, "store"> & { memoryBytes: number; heldMs: number; signal: AbortSignal },
   ): Promise<PodSnapshot> {
     const { partial, images, streams } = inside(place);
@@ -273,7 +278,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     return snapshot;
   }
 
-  async function rescueOnce(id: string, request: RescueSnapshot, signal: AbortSignal): Promise<{ saved: boolean }> {
+  async function rescueOnce(id: string, request: OnNode<RescueSnapshot>, signal: AbortSignal): Promise<{ saved: boolean }> {
     const { path: place, pod, need } = request;
     if ((await read(place))?.takenBy === id) return { saved: true };
     const dumped = await findDump(parts.imageDirectories, id, pod);
@@ -307,7 +312,7 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     expectOk([await disk([{ directory: path.dirname(place), bytes: memoryBytes + fileBytes + imageSlackBytes }])]);
   }
 
-  async function takeOnce(id: string, request: TakeSnapshot, signal: AbortSignal): Promise<Taken> {
+  async function takeOnce(id: string, request: OnNode<TakeSnapshot>, signal: AbortSignal): Promise<Taken> {
     const { path: place, pod, need } = request;
     const before = await read(place);
     if (before?.takenBy === id) return takenOf(before);
@@ -357,9 +362,11 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
     take: (id, request, signal) => oneAtATime(id, signal, (until) => takeOnce(id, request, until)),
     rescue: (id, request, signal) => oneAtATime(id, signal, (until) => rescueOnce(id, request, until)),
 
-    async remove({ path: place, takenBy }) {
+    async remove({ path: place, takenBy, namespace }) {
+      const found = await read(place);
+      if (found && !isMeant(found, { takenBy, namespace })) return;
       // By the name of one that is written: what a crash leaves of it is no snapshot, and is found again.
-      if ((await read(place))?.takenBy === takenBy) await rename(place, partialOf(place));
+      if (found) await rename(place, partialOf(place));
       await rm(partialOf(place), { recursive: true, force: true });
       await removeEmpty(path.dirname(place));
     },
@@ -371,9 +378,10 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
       return told;
     },
 
-    async replay(id, { path: place, takenBy, target }, signal) {
+    async replay(id, { path: place, takenBy, namespace, target }, signal) {
       const snapshot = await read(place);
-      if (snapshot?.takenBy !== takenBy) throw new UmsError("SNAPSHOT_NOT_FOUND", `The snapshot ${place} is not there any more.`);
+      if (!snapshot || !isMeant(snapshot, { takenBy, namespace }))
+        throw new UmsError("SNAPSHOT_NOT_FOUND", `The snapshot ${place} is not there any more.`);
       const data = createSender(await parts.openData(target, id, signal));
       const onAbort = () => data.close();
       signal.addEventListener("abort", onAbort, { once: true });
@@ -483,6 +491,9 @@ type Writing = Readonly<{
   marked(what: { path: string; pod?: PodOnNode }): Promise<void>;
   begun: Standing["begun"];
 }>;
+
+const isMeant = ({ takenBy, need }: PodSnapshot, wanted: Omit<KnownSnapshot, "path">) =>
+  takenBy === wanted.takenBy && need.pod.metadata.namespace === wanted.namespace;
 
 const takenOf = ({ heldMs, need: { memoryBytes, fileBytes } }: PodSnapshot): Taken => ({ heldMs, memoryBytes, fileBytes });
 
