@@ -1,17 +1,25 @@
 /** What a tenant of a cluster can't do to others: by its own token, on a real API server with UMS's rights and admission. */
 import { pino } from "pino";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { createArrivalRecords } from "../src/apps/coordinator/arrivals.ts";
 import { createCarrier } from "../src/apps/operator/carrier.ts";
 import type { Sites } from "../src/apps/operator/sites.ts";
 import type { NodeClient } from "../src/approaches/orchestrator-level/node/client.ts";
 import { createPlaces } from "../src/approaches/orchestrator-level/node/places.ts";
-import type { LeavingPod } from "../src/protocol/pod.ts";
+import type { LeavingPod, PodNeed } from "../src/protocol/pod.ts";
 import { clusterLimits } from "../src/cluster-settings.ts";
 import type { Task } from "../src/container-engines/containerd/containerd.ts";
 import type { Cluster } from "../src/platforms/kubernetes/client.ts";
 import type { Interfaces } from "../src/platforms/kubernetes/interfaces.ts";
 import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
-import { type MigrationObject, migrations } from "../src/platforms/kubernetes/migration.ts";
+import {
+  arrivalName,
+  migrationFinalizer,
+  type MigrationObject,
+  migrations,
+  type MigrationSpec,
+  newMigrationId,
+} from "../src/platforms/kubernetes/migration.ts";
 import { temporaryDirectory } from "../src/trust/temporary-directory-for-tests.ts";
 import { type BareCluster, startBareCluster } from "./bare-cluster.ts";
 
@@ -20,9 +28,13 @@ const evil = "aaa-evil";
 const container = "c".repeat(64);
 const rbac = "rbac.authorization.k8s.io/v1";
 
+const innocent = { metadata: { name: "innocent" }, spec: { pod: "innocent", destination: "b" } };
+const inEvil = { namespace: evil };
+
 let bare: BareCluster;
 let admin: Cluster;
 let tenant: Cluster;
+let coordinator: Cluster;
 let victim: Pod;
 
 beforeAll(async () => {
@@ -36,6 +48,11 @@ beforeAll(async () => {
   const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: "tenant" };
   await bare.make({ apiVersion: rbac, kind: "RoleBinding", metadata, roleRef, subjects: [{ kind: "ServiceAccount", ...metadata }] });
   tenant = await bare.as("tenant", evil);
+  coordinator = await bare.as("ums-coordinator");
+  // A policy that was just made is obeyed a moment later.
+  const withId = { ...innocent, spec: { ...innocent.spec, id: newMigrationId() } };
+  const admitted = () => tenant.create(migrations, withId, { ...inEvil, dryRun: true });
+  await vi.waitFor(() => expect(admitted()).rejects.toThrow(/UMS alone/), { timeout: 60_000, interval: 200 });
 }, 180_000);
 afterAll(() => bare[Symbol.asyncDispose]());
 
@@ -76,6 +93,11 @@ function forgedStatus(change: object = {}) {
     journal: { steps: Object.fromEntries(steps.map((step) => [step, done])) },
   };
 }
+
+/** Those of one replica of the coordinator, with its own account. */
+const records = () => createArrivalRecords(coordinator, { siteName: "a" });
+const needOf = (namespace: string, name: string) =>
+  ({ pod: { metadata: { namespace, name } }, containers: [], volumes: [], ports: [], memoryBytes: 1 }) as unknown as PodNeed;
 
 /** What containerd says of the victim's only container. */
 const runningVictim = (): Task => ({
@@ -133,8 +155,92 @@ async function carriedOn(name: string, { forMs = 20_000 } = {}): Promise<{ asked
   return { asked, after: await admin.get(migrations, name, { namespace: evil }) };
 }
 
-const innocent = { metadata: { name: "innocent" }, spec: { pod: "innocent", destination: "b" } };
-const inEvil = { namespace: evil };
+describe("a tenant with every right in a namespace", () => {
+  test("moves the namespace's own pods, and cancels that", async () => {
+    const { metadata, spec } = await tenant.create(migrations, innocent, inEvil);
+    expect([metadata.name, spec.role]).toEqual(["innocent", "Source"]);
+    expect((await tenant.patch(migrations, "innocent", { spec: { cancel: true } }, inEvil)).spec.cancel).toBe(true);
+    await tenant.patch(migrations, "innocent", { metadata: { labels: { any: "one" }, finalizers: ["example.com/own"] } }, inEvil);
+    await tenant.patch(migrations, "innocent", { metadata: { finalizers: null } }, inEvil);
+    expect(await tenant.delete(migrations, "innocent", inEvil)).toBe(true);
+  });
+
+  test("writes no journal", async () => {
+    await tenant.create(migrations, innocent, inEvil);
+    const writing = { ...inEvil, subresource: "status" } as const;
+    const refused = /UMS alone writes the status/;
+    await expect(tenant.patch(migrations, "innocent", { status: forgedStatus() }, writing)).rejects.toThrow(refused);
+    const operation = { op: "add", path: "/status", value: forgedStatus() } as const;
+    await expect(tenant.patch(migrations, "innocent", [operation], writing)).rejects.toThrow(refused);
+    const object = (await tenant.get(migrations, "innocent", inEvil)) as MigrationObject;
+    await expect(
+      tenant.replace(migrations, { ...object, status: forgedStatus() as MigrationObject["status"] & object }, writing),
+    ).rejects.toThrow(refused);
+    // Not with the object itself either: there the API server drops it.
+    await tenant.replace(migrations, { ...object, status: forgedStatus() as MigrationObject["status"] & object }, inEvil);
+    expect((await admin.get(migrations, "innocent", inEvil))?.status).toBeUndefined();
+  });
+
+  test("chooses no id, neither at once nor later, and no name of UMS's own", async () => {
+    const id = newMigrationId();
+    await expect(tenant.create(migrations, { ...innocent, spec: { ...innocent.spec, id } }, inEvil)).rejects.toThrow(
+      /UMS alone chooses the id/,
+    );
+    await expect(tenant.create(migrations, { ...innocent, metadata: { name: arrivalName(id) } }, inEvil)).rejects.toThrow(/called arrival/);
+    await tenant.create(migrations, innocent, inEvil);
+    await expect(tenant.patch(migrations, "innocent", { spec: { id } }, inEvil)).rejects.toThrow(
+      /id can't be changed|UMS alone chooses the id/,
+    );
+    // Also in the operator's own hands: what was asked for is done under its name and id.
+    await expect(admin.patch(migrations, "innocent", { spec: { id } }, inEvil)).rejects.toThrow(/id can't be changed/);
+    await expect(tenant.patch(migrations, "innocent", { spec: { rename: "other" } }, inEvil)).rejects.toThrow(/rename can't be changed/);
+  });
+
+  test("takes no Migration from UMS that has not ended", async () => {
+    await tenant.create(migrations, innocent, inEvil);
+    await admin.patch(migrations, "innocent", { metadata: { finalizers: [migrationFinalizer] } }, inEvil);
+    const taking = tenant.patch(migrations, "innocent", { metadata: { finalizers: null } }, inEvil);
+    await expect(taking).rejects.toThrow(/UMS alone takes its finalizer/);
+  });
+
+  test("makes and changes nothing that arrives", async () => {
+    const id = newMigrationId();
+    const spec: MigrationSpec = { role: "Destination", pod: "web", destination: "a", peer: "b", id };
+    const label = { "ums.dev/arrival": id };
+    const forged = tenant.create(migrations, { metadata: { name: arrivalName(id), labels: label }, spec }, inEvil);
+    await expect(forged).rejects.toThrow(/UMS alone makes and changes Migrations of role Destination/);
+    await records().create({ id, peer: "b", need: needOf(evil, "web") });
+    for (const change of [
+      { metadata: { finalizers: null } },
+      { metadata: { labels: { "ums.dev/arrival": null } } },
+      { spec: { cancel: true } },
+    ])
+      await expect(tenant.patch(migrations, arrivalName(id), change, inEvil)).rejects.toThrow(/UMS alone/);
+  });
+});
+
+describe("the record of an arrival", () => {
+  test("is what the coordinator has made, whatever else bears its label", async () => {
+    const id = newMigrationId();
+    await records().create({ id, peer: "b", need: needOf("shop", "web") });
+    const labels = { "ums.dev/arrival": id };
+    await tenant.create(migrations, { metadata: { name: "first", labels }, spec: { pod: "web", destination: "a" } }, inEvil);
+    expect(await records().decide(id, "committed")).toBe("committed");
+    const found = await records().find(id);
+    expect(found).toMatchObject({ id, peer: "b", facts: { verdict: "committed", need: { pod: { metadata: { namespace: "shop" } } } } });
+    expect((await records().unfinished()).filter((each) => each.id === id || each.id === "")).toHaveLength(1);
+  });
+
+  test("that says another's pod is its own is gone by for nothing, and keeps no other from its end", async () => {
+    const [id, other] = [newMigrationId(), newMigrationId()];
+    for (const each of [id, other]) await records().create({ id: each, peer: "b", need: needOf("shop", `web-${each}`) });
+    const status = { facts: { need: needOf("kube-system", "victim"), podUid: victim.metadata?.uid, node: "a-1" } };
+    await admin.patch(migrations, arrivalName(id), { status }, { namespace: "shop", subresource: "status" });
+    await expect(records().find(id)).rejects.toMatchObject({ code: "JOURNAL_CONTRADICTS" });
+    const open = (await records().unfinished()).map((each) => each.id);
+    expect([open.includes(id), open.includes(other)]).toEqual([false, true]);
+  });
+});
 
 test("a journal that says another's pod is its own has the operator do nothing to anybody", async () => {
   await tenant.create(migrations, innocent, inEvil);

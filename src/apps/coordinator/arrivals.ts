@@ -2,7 +2,15 @@
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
 import { UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
-import { arrivalName, migrationFinalizer, type MigrationObject, migrations } from "../../platforms/kubernetes/migration.ts";
+import {
+  arrivalName,
+  expectOwnPod,
+  isOwnPod,
+  isSource,
+  migrationFinalizer,
+  type MigrationObject,
+  migrations,
+} from "../../platforms/kubernetes/migration.ts";
 
 /** On each object of an arrival: the migration's id. */
 const arrivalLabel = "ums.dev/arrival";
@@ -17,9 +25,9 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
   async function object(id: string): Promise<MigrationObject | undefined> {
     const namespace = namespaces.get(id);
     const known = namespace === undefined ? undefined : await cluster.get(migrations, arrivalName(id), { namespace });
-    if (known) return known;
+    if (known && isRecord(known)) return known;
     const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: `${arrivalLabel}=${id}` });
-    const [found] = items;
+    const found = items.find((each) => isRecord(each) && each.spec.id === id);
     if (found?.metadata.namespace === undefined) namespaces.delete(id);
     else namespaces.set(id, found.metadata.namespace);
     return found;
@@ -47,12 +55,20 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       throw cause;
     }
   };
+  /** Anybody may label a Migration; only the coordinator's account can make one of this role (rbac.yml). */
+  const isRecord = (object: MigrationObject) => !isSource(object) && object.metadata.name === arrivalName(object.spec.id ?? "");
   const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string; acknowledged?: boolean };
+  const isAboutItsPod = (object: MigrationObject) => {
+    const { need } = factsOf(object);
+    return need === undefined || isOwnPod(object, need.pod.metadata);
+  };
   const endedBefore = ({ status }: MigrationObject, ms: number) => Date.now() - Date.parse(status?.endedAt ?? "") > ms;
 
+  /** @throws UmsError JOURNAL_CONTRADICTS */
   function show(found: MigrationObject): ArrivalRecord {
     const { metadata, spec, status = {} } = found;
     const { seenAt, ...facts } = factsOf(found);
+    if (facts.need) expectOwnPod(found, facts.need.pod.metadata);
     const ended = status.endedAt === undefined ? undefined : status.phase === "Succeeded" ? "committed" : "gone";
     return {
       id: spec.id ?? "",
@@ -144,7 +160,8 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       if (told && isHistory(told)) await letGo(told);
     },
     async unfinished() {
-      const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
+      const { items: labelled } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
+      const items = labelled.filter((each) => isRecord(each) && isAboutItsPod(each));
       // A crash may have come between the end and this.
       for (const history of items.filter((each) => isHistory(each) && each.metadata.finalizers?.length)) await letGo(history);
       // Those that only refuse their id.

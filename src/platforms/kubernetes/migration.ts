@@ -76,7 +76,11 @@ const Spec = Type.Object(
     cancel: Type.Optional(Type.Boolean({ description: "Undo the migration, unless it has been committed" })),
     peer: Type.Optional(Type.String({ pattern: siteNamePattern, description: "Role Destination: the site that sends", ...fixed("peer") })),
     id: Type.Optional(
-      Type.String({ pattern: "^[0-9a-f]{12}$", description: "The migration's id; default: one is chosen", ...fixed("id") }),
+      Type.String({
+        pattern: "^[0-9a-f]{12}$",
+        description: "The migration's id, which UMS alone may choose; default: it follows from the object",
+        ...fixed("id"),
+      }),
     ),
   },
   {
@@ -87,6 +91,11 @@ const Spec = Type.Object(
         message: "a snapshot has no clients and no name of its own: neither rename, keep nor redirect",
       },
       { rule: "has(self.snapshot) == has(oldSelf.snapshot)", message: "snapshot can't be changed" },
+      {
+        rule: "has(self.node) == has(oldSelf.node) && has(self.rename) == has(oldSelf.rename)",
+        message: "node and rename can't be changed",
+      },
+      { rule: "has(self.peer) == has(oldSelf.peer) && has(self.id) == has(oldSelf.id)", message: "peer and id can't be changed" },
     ],
   },
 );
@@ -216,21 +225,22 @@ export const migrationIdOf = (object: MigrationObject): string => object.spec.id
 /** The id of the migration that makes the pod again of this one's dump, or is this one's next attempt at that. */
 export const heirIdOf = (object: MigrationObject): string => idFrom(object, "heir");
 
+/** What a fact says of a pod. */
+type SaidOfPod = Readonly<{ namespace?: string; name?: string }> | undefined;
+
+/** Whether a fact is about the pod that its object names, in the object's own namespace. */
+export const isOwnPod = ({ metadata, spec }: MigrationObject, said: SaidOfPod, pod = spec.pod): boolean =>
+  said?.namespace === metadata.namespace && said?.name === pod;
+
 /**
  * Facts in a status are data, never a right: what a Migration does, it does in its own namespace, to the pod that it names.
- * @param said of a pod, by a fact
  * @throws UmsError JOURNAL_CONTRADICTS
  */
-export function expectOwnPod(
-  { metadata: { namespace, name }, spec }: MigrationObject,
-  said: Readonly<{ namespace?: string; name?: string }> | undefined,
-  pod = spec.pod,
-): void {
-  if (said?.namespace === namespace && said?.name === pod) return;
-  throw new UmsError(
-    "JOURNAL_CONTRADICTS",
-    `The status of Migration ${namespace}/${name} is about pod ${said?.namespace}/${said?.name}, not ${namespace}/${pod}.`,
-  );
+export function expectOwnPod(object: MigrationObject, said: SaidOfPod, pod = object.spec.pod): void {
+  if (isOwnPod(object, said, pod)) return;
+  const { namespace, name } = object.metadata;
+  const about = `pod ${said?.namespace}/${said?.name}, not ${namespace}/${pod}`;
+  throw new UmsError("JOURNAL_CONTRADICTS", `The status of Migration ${namespace}/${name} is about ${about}.`);
 }
 
 /** How the object is called that UMS makes for a migration away from here. */
