@@ -1,4 +1,7 @@
 /** People and their scripts at a cluster's coordinator, as the original's experiments called it. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Clusters } from "./clusters.ts";
 import { type ClusterSite, coordinatorPort } from "./cluster-sites.ts";
 
@@ -23,7 +26,27 @@ export async function personIn({ cluster, apply }: ClusterSite): Promise<string>
       subjects: [{ kind: "ServiceAccount", name: account, namespace: "default" }],
     },
   );
-  return (await cluster.kubectl(["create", "token", account, "--duration=2h"])).stdout.trim();
+  return (await cluster.kubectl(["create", "token", account, "--audience=ums", "--duration=2h"])).stdout.trim();
+}
+
+/** Of each site, where curl finds its authority. */
+const authorities = new WeakMap<ClusterSite, Promise<string>>();
+
+/** curl's options for https://ums, this site's coordinator: it believes the site's own authority alone, as docs/kubernetes.md has it. */
+export async function knowing(site: ClusterSite): Promise<string[]> {
+  const known = authorities.get(site) ?? authorityOf(site);
+  authorities.set(site, known);
+  return ["--cacert", await known, "--connect-to", `ums:443:${site.cluster.nodes[0].address}:${coordinatorPort}`];
+}
+
+async function authorityOf({ cluster }: ClusterSite): Promise<string> {
+  const template = '{{index .data "authority.crt" | base64decode}}';
+  const { stdout } = await cluster.kubectl(["get", "secret", "ums-trust-nodes", "--output=go-template", `--template=${template}`]);
+  const directory = mkdtempSync(join(tmpdir(), "ums-authority-"));
+  process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+  const file = join(directory, "ums.crt");
+  writeFileSync(file, stdout);
+  return file;
 }
 
 /** Asks the coordinator at NodePort 30001, from the wan. @returns the status and the body as it came */
@@ -34,10 +57,10 @@ export async function askCoordinator(
 ): Promise<{ status: number; text: string }> {
   const { stdout } = await wan.exec(
     [
-      ...["curl", "--silent", "--show-error", "--insecure", "--request", method, "--write-out", "\n%{http_code}"],
+      ...["curl", "--silent", "--show-error", "--request", method, "--write-out", "\n%{http_code}", ...(await knowing(site))],
       ...(token === undefined ? [] : ["--header", `Authorization: Bearer ${token}`]),
       ...(body === undefined ? [] : ["--header", "Content-Type: application/json", "--data", JSON.stringify(body)]),
-      `https://${site.cluster.nodes[0].address}:${coordinatorPort}${path}`,
+      `https://ums${path}`,
     ],
     { timeoutMs },
   );

@@ -9,6 +9,7 @@ import { type MigrationObject, migrations } from "../src/platforms/kubernetes/mi
 import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { startClient } from "./client.ts";
 import { atBreakpoint, migrationIn } from "./cluster-migrations.ts";
+import { knowing } from "./cluster-people.ts";
 import { type ClusterSite, type ClusterSites, createClusterSites } from "./cluster-sites.ts";
 import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { processesNamed } from "./disturbance.ts";
@@ -48,7 +49,8 @@ const memhog = {
 };
 
 const addressOf = ({ cluster }: ClusterSite) => `${cluster.nodes[0].address}:30001`;
-const tokenOf = async ({ cluster }: ClusterSite, account: string) => (await cluster.kubectl(["create", "token", account])).stdout;
+const tokenOf = async ({ cluster }: ClusterSite, account: string) =>
+  (await cluster.kubectl(["create", "token", account, "--audience=ums"])).stdout;
 const isAt = async ({ cluster }: ClusterSite) => (await cluster.api.get(pods, "memhog")) !== undefined;
 const migrationsOf = async ({ cluster }: ClusterSite) => (await cluster.api.list(migrations)).length;
 /** Counts on where it was: each line is one more than the one before. */
@@ -58,17 +60,18 @@ const countsOf = async ({ cluster }: ClusterSite, pod = "memhog") =>
 type Request = Readonly<{ scheme?: "http" | "https"; token?: string; body?: unknown }>;
 
 /** curl, as somebody outside of both clusters runs it. */
-function curlArguments(site: ClusterSite, [method, path]: readonly [string, string], { scheme = "https", token, body }: Request) {
+async function curlArguments(site: ClusterSite, [method, path]: readonly [string, string], { scheme = "https", token, body }: Request) {
   return [
     // A pod that has just ended answers nothing until kube-proxy has followed.
-    ...["curl", "--silent", "--insecure", "--no-buffer", "--connect-timeout", "2", "--request", method],
+    ...["curl", "--silent", "--no-buffer", "--connect-timeout", "2", "--request", method],
+    ...(scheme === "https" ? await knowing(site) : []),
     ...(token === undefined ? [] : ["--header", `Authorization: Bearer ${token}`]),
     ...(body === undefined ? [] : ["--header", "Content-Type: application/json", "--data-binary", "@-"]),
-    `${scheme}://${addressOf(site)}${path}`,
+    `${scheme}://${scheme === "https" ? "ums" : addressOf(site)}${path}`,
   ];
 }
 async function curl(site: ClusterSite, target: readonly [string, string], request: Request = {}) {
-  const [program = "", ...args] = curlArguments(site, target, request);
+  const [program = "", ...args] = await curlArguments(site, target, request);
   const { body } = request;
   const input = body === undefined ? {} : { input: typeof body === "string" ? body : JSON.stringify(body) };
   const write = ["--write-out", "\n%{http_code} %{content_type}"];
@@ -120,7 +123,7 @@ describeOriginalApi(
       destinationUrl: addressOf(b),
       call: (method, path, body) => curl(a, [method, path], { token, body }),
       async stream(path) {
-        const process = await wan.spawn([...curlArguments(a, ["GET", path], { token }), "--include"]);
+        const process = await wan.spawn([...(await curlArguments(a, ["GET", path], { token })), "--include"]);
         await process.waitForLine(/^: listening/);
         const type = /^content-type: (.*)$/im.exec(process.output())?.[1] ?? "";
         return { type, text: () => process.output().replaceAll("\r", ""), close: () => process.kill() };

@@ -1,7 +1,12 @@
 /** What a tenant of a cluster can't do to others: by its own token, on a real API server with UMS's rights and admission. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { execa } from "execa";
+import { fastify } from "fastify";
 import { pino } from "pino";
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { createArrivalRecords } from "../src/apps/coordinator/arrivals.ts";
+import { createPeople } from "../src/apps/coordinator/people.ts";
 import { createCarrier } from "../src/apps/operator/carrier.ts";
 import type { Sites } from "../src/apps/operator/sites.ts";
 import type { NodeClient } from "../src/approaches/orchestrator-level/node/client.ts";
@@ -20,6 +25,9 @@ import {
   type MigrationSpec,
   newMigrationId,
 } from "../src/platforms/kubernetes/migration.ts";
+import { createPeerServer, listenForPeers } from "../src/server/peer-server.ts";
+import { openTrustFiles } from "../src/trust/files.ts";
+import { openTrust } from "../src/trust/trust.ts";
 import { temporaryDirectory } from "../src/trust/temporary-directory-for-tests.ts";
 import { type BareCluster, startBareCluster } from "./bare-cluster.ts";
 
@@ -275,4 +283,48 @@ test("one that has another's pod under its own name is refused by that one's nod
   expect(asked).toEqual([]);
   expect(after?.status?.waiting).toContain(`is not container main of pod ${evil}/innocent`);
   expect((await admin.get(pods, "victim", { namespace: "shop" }))?.metadata?.deletionTimestamp).toBeUndefined();
+});
+
+describe("a person's token", () => {
+  /** A coordinator's port on this machine. @returns asks it as docs/kubernetes.md has it */
+  async function coordinatorPort() {
+    const trust = await openTrust(openTrustFiles(temporaryDirectory()), "a");
+    const api = fastify();
+    api.get("/list", () => ["answered"]);
+    await api.ready();
+    const log = pino({ level: "silent" });
+    const people = createPeople(coordinator, api);
+    const app = createPeerServer({ trust, people, registerPeerRoutes: () => undefined, onData: (socket) => void socket.destroy(), log });
+    await listenForPeers(app, { host: "127.0.0.1", port: 0 });
+    onTestFinished(async () => {
+      await app.close();
+      trust.close();
+    });
+    const authority = join(temporaryDirectory(), "ums.crt");
+    await writeFile(authority, trust.certificate);
+    const { port } = app.server.address() as { port: number };
+    return async (token: string, known = ["--cacert", authority]) => {
+      const asked = ["--connect-to", `ums:443:127.0.0.1:${port}`, "--header", `Authorization: Bearer ${token}`, "https://ums/list"];
+      const written = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"];
+      return await execa("curl", [...known, ...written, ...asked], { reject: false, timeout: 20_000 });
+    };
+  }
+
+  test("is good for UMS, by its audience, and for nothing else; curl knows the coordinator by its site's authority", async () => {
+    const metadata = { name: "mover" };
+    const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "mover" };
+    const rules = [{ apiGroups: ["ums.dev"], resources: ["migrations"], verbs: ["create", "list"] }];
+    await bare.make({ apiVersion: "v1", kind: "ServiceAccount", metadata });
+    await bare.make({ apiVersion: rbac, kind: "ClusterRole", metadata, rules });
+    const subjects = [{ kind: "ServiceAccount", name: "mover", namespace: "default" }];
+    await bare.make({ apiVersion: rbac, kind: "ClusterRoleBinding", metadata, roleRef, subjects });
+    const ask = await coordinatorPort();
+    const token = await bare.tokenOf("mover", { audience: "ums" });
+    expect(await ask(token)).toMatchObject({ exitCode: 0, stdout: "200" });
+    expect(await ask(await bare.tokenOf("mover"))).toMatchObject({ exitCode: 0, stdout: "401" });
+    expect(await ask(await bare.tokenOf("mover", { audience: "others" }))).toMatchObject({ exitCode: 0, stdout: "401" });
+    expect(await ask(token, [])).toMatchObject({ exitCode: 60 }); // it believes nobody else
+    const stolen = await bare.connect(await bare.server.kubeconfigFor(token));
+    await expect(stolen.list(migrations, { namespace: undefined })).rejects.toMatchObject({ code: "CLUSTER_FORBIDS", status: 401 });
+  });
 });

@@ -9,7 +9,11 @@ export const errorTable = {
     cause: "A host's containers have no namespaces, as pods of a cluster have.",
     cure: "Leave the namespace (--namespace) out.",
   },
-  NOT_AUTHORISED: { http: 401, cause: "The caller's certificate belongs to no paired site.", cure: "Pair the two sites with `ums pair`." },
+  NOT_AUTHORISED: {
+    http: 401,
+    cause: "The caller is no paired site, and shows no token that is good here.",
+    cure: "Pair the two sites with `ums pair`; as a person of a cluster, show a token of `kubectl create token ACCOUNT --audience=ums`.",
+  },
   NOT_YOURS: { http: 403, cause: "The migration belongs to another site.", cure: "Ask the site that started it." },
   SERVICE_NOT_FOUND: { http: 404, cause: "No container has this name.", cure: "`ums list` shows the services of this site." },
   MIGRATION_NOT_FOUND: { http: 404, cause: "No migration has this id.", cure: "`ums status` shows the migrations of this site." },

@@ -5,7 +5,7 @@
 import "reflect-metadata";
 import { KeyObject, randomBytes, webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";
-import { authoritySubject, type Role, siteUrn } from "./identity.ts";
+import { authoritySubject, type Role, siteHost, siteUrn } from "./identity.ts";
 
 /** A private key and its certificate, both PEM. */
 export type Credential = Readonly<{ key: string; certificate: string }>;
@@ -72,7 +72,10 @@ export async function createLeaf({
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
-      new x509.SubjectAlternativeNameExtension([{ type: "url", value: siteUrn(names, role) }]),
+      new x509.SubjectAlternativeNameExtension([
+        ...(role === "site" ? [{ type: "dns", value: siteHost } as const] : []),
+        { type: "url", value: siteUrn(names, role) },
+      ]),
       await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
       await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],

@@ -20,9 +20,19 @@ export function siteUrn(authoritySubject: string, role: Role = "site"): string {
   return `urn:ums:${role}:${authoritySubject.replace(/^CN=UMS /, "")}`;
 }
 
+/**
+ * What curl asks a whole site's certificate for: the same for all sites, since people believe one site's authority alone, and
+ * the name tells nothing to strangers.
+ */
+export const siteHost = "ums";
+
+/** What the certificate of a site's part is for, as Node tells it. @param authoritySubject of the site's authority */
+export const subjectNames = (authoritySubject: string, role: Role) =>
+  role === "site" ? `DNS:${siteHost}, URI:${siteUrn(authoritySubject, role)}` : `URI:${siteUrn(authoritySubject, role)}`;
+
 /** Whether a certificate claims to be of a whole site. Worth nothing until {@link isLeafOf} has held for that site's authority. */
 export function claimsToBeSite(certificate: X509Certificate): boolean {
-  return /^URI:urn:ums:site:[0-9a-f]{16}$/.test(certificate.subjectAltName ?? "");
+  return /^DNS:ums, URI:urn:ums:site:[0-9a-f]{16}$/.test(certificate.subjectAltName ?? "");
 }
 
 /**
@@ -37,7 +47,7 @@ export function isLeafOf(
 ): boolean {
   return (
     !certificate.ca &&
-    certificate.subjectAltName === `URI:${siteUrn(authority.subject, role)}` &&
+    certificate.subjectAltName === subjectNames(authority.subject, role) &&
     certificate.validFromDate.getTime() <= now &&
     now <= certificate.validToDate.getTime() &&
     now <= authority.validToDate.getTime() &&

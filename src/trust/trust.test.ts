@@ -71,8 +71,8 @@ const readPem = (trust: { directory: string }, name: string) => {
 
 test("the leaf names its site by its authority's key, is good for client and server, and is renewed before it ends", async () => {
   const first = await open("alpha");
-  expect(leafOf(first).subjectAltName).toBe(`URI:${siteUrn(subjectOf(first))}`);
-  expect(leafOf(first).subjectAltName).toMatch(/^URI:urn:ums:site:[0-9a-f]{16}$/);
+  expect(leafOf(first).subjectAltName).toBe(`DNS:ums, URI:${siteUrn(subjectOf(first))}`);
+  expect(leafOf(first).subjectAltName).toMatch(/URI:urn:ums:site:[0-9a-f]{16}$/);
   expect(leafOf(first).keyUsage).toEqual(["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
   const sooner = await open("alpha", first.directory, () => Date.now() + 50 * dayMs);
   expect(leafOf(sooner).serialNumber).toBe(leafOf(first).serialNumber);

@@ -66,7 +66,7 @@ export type Cluster = Readonly<{
     kind: Kind<T>,
     options: Selection & { signal: AbortSignal; onTrouble?: (error: unknown) => void },
   ): AsyncGenerator<Change<T>, void, undefined>;
-  /** Whom a bearer token belongs to; undefined where it is none. */
+  /** Whom a bearer token belongs to; undefined where it is none, or for none of these audiences. */
   reviewToken(token: string, options?: Abortable & { audiences?: string[] }): Promise<User | undefined>;
   isAllowed(user: User, access: Access, options?: Abortable): Promise<boolean>;
   close(): void;
@@ -299,13 +299,15 @@ export function openCluster(connection: Connection, { limitMs = requestLimitMs }
     },
 
     async reviewToken(token, { signal, audiences } = {}) {
-      const { status } = await call<{ status?: { authenticated?: boolean; user?: User } }>({
+      const { status } = await call<{ status?: { authenticated?: boolean; user?: User; audiences?: string[] } }>({
         method: "POST",
         path: "/apis/authentication.k8s.io/v1/tokenreviews",
         body: { apiVersion: "authentication.k8s.io/v1", kind: "TokenReview", spec: { token, ...(audiences ? { audiences } : {}) } },
         signal,
       });
-      return status?.authenticated === true ? status.user : undefined;
+      // A server, or an authenticator, that knows nothing of audiences tells none.
+      const isMeant = audiences === undefined || audiences.some((each) => status?.audiences?.includes(each));
+      return status?.authenticated === true && isMeant ? status.user : undefined;
     },
 
     async isAllowed({ username, uid, groups, extra }, access, { signal } = {}) {
