@@ -15,7 +15,6 @@ import type { LeavingPod, PodNeed } from "../src/protocol/pod.ts";
 import { clusterLimits } from "../src/cluster-settings.ts";
 import type { Task } from "../src/container-engines/containerd/containerd.ts";
 import type { Cluster } from "../src/platforms/kubernetes/client.ts";
-import type { Interfaces } from "../src/platforms/kubernetes/interfaces.ts";
 import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import {
   arrivalName,
@@ -145,7 +144,7 @@ async function carriedOn(name: string, { forMs = 20_000 } = {}): Promise<{ asked
       client: () => client,
       close: () => undefined,
     } as unknown as Sites,
-    interfaces: { node: async () => node, all: () => [node], close: () => undefined } as Interfaces,
+    interfaces: { node: async () => node, all: () => [node], close: () => undefined },
     forwardings: { takeSlot: async () => 1, endEarlier: async () => undefined },
     limits: clusterLimits,
     breakpoints: false,

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { PodFacts } from "../src/approaches/orchestrator-level/outgoing.ts";
+import { podReference } from "../src/approaches/orchestrator-level/pod.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import { events, type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { migrations } from "../src/platforms/kubernetes/migration.ts";
@@ -819,6 +820,33 @@ describe("a Migration object", () => {
     expect((await migrationIn(a, "silent")).status).toMatchObject({ phase: "RolledBack", error: { code: "COPY_IS_GONE" } });
     expect(await run(a, "silent", "main", "redis-cli get here")).toBe("stays");
     await forget("silent");
+  });
+
+  test("whose status somebody has written by hand has no node touch another's pod", async () => {
+    await start("victim");
+    await kubectl(a, "create", "namespace", "evil");
+    const own = { namespace: "evil", name: "innocent" };
+    await a.apply({ apiVersion: "ums.dev/v1", kind: "Migration", metadata: own, spec: { pod: "innocent", destination: "b" } });
+    await kubectl(a, "wait", "--namespace=evil", "--for=condition=Progressing=False", "migration/innocent", "--timeout=60s"); // no such pod
+    const victim = await podIn(a, "victim");
+    const { uid, containers, volumes } = podReference(victim);
+    const done = { startedAt: new Date().toISOString(), doneAt: new Date().toISOString(), undoneAt: null };
+    const steps = ["admit", "reserve", "pre-copy", "hold-clients", "freeze", "restore", "commit", "forward-clients"];
+    const need = { pod: { metadata: own }, containers: [], volumes: [], ports: [], memoryBytes: 1 };
+    const status = {
+      endedAt: null,
+      facts: { source: { ...own, uid, node: victim.spec?.nodeName, ports: [], pod: { containers, volumes }, need } },
+      journal: { failure: null, steps: { "clean-up": null, ...Object.fromEntries(steps.map((step) => [step, done])) } },
+    };
+    const patch = (...args: string[]) => kubectl(a, "patch", "migration", "innocent", "--namespace=evil", "--type=merge", ...args);
+    await patch("--subresource=status", `--patch=${JSON.stringify({ status })}`);
+    const waiting = () => kubectl(a, "get", "migration", "innocent", "--namespace=evil", "--output=jsonpath={.status.waiting}");
+    await expect.poll(waiting, { timeout: 60_000 }).toContain("is not container main of pod evil/innocent");
+    expect(await run(a, "victim", "main", "redis-cli ping")).toBe("PONG");
+    expect(await podIn(a, "victim")).toMatchObject({ metadata: { uid }, status: { containerStatuses: [{ restartCount: 0 }] } });
+    await patch('--patch={"metadata":{"finalizers":null}}');
+    await kubectl(a, "delete", "namespace", "evil", "--timeout=60s");
+    await remove(a, "pod/victim");
   });
 
   test("whose coordinator died on a durable commit is finished by another", async () => {

@@ -270,7 +270,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
     const { metadata, spec } = object;
     const { snapshot, pod } = spec;
     const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
-    const isHopeless = cause !== undefined && codeOf(cause) === "SNAPSHOT_NOT_FOUND";
+    const isHopeless = cause !== undefined && ["SNAPSHOT_NOT_FOUND", "JOURNAL_CONTRADICTS"].includes(codeOf(cause));
     if (!snapshot?.temporary || isHopeless || attempt >= attempts) return undefined;
     const rescued = { node: snapshot.node, path: snapshot.path, migration: heirIdOf(object) };
     return { namespace: metadata.namespace ?? "default", pod, rescued, attempt: attempt + 1 };

@@ -79,9 +79,11 @@ export function createPlaces({ workDirectory, find = findTask }: { workDirectory
         );
       const { pod } = await locate(reference);
       const { namespace, name, uid } = reference;
+      const note: KeptPod = { of: { namespace, name, uid }, pod };
+      if (!Value.Check(KeptPod, note)) throw new UmsError("RUNTIME_NOT_RUNC", `Pod ${name} lies where this version knows nothing of.`);
       await mkdir(path.join(workDirectory, id), { recursive: true, mode: 0o700 });
       syncDirectory(workDirectory);
-      writeDurably(noteOf(id), JSON.stringify({ of: { namespace, name, uid }, pod } satisfies KeptPod));
+      writeDurably(noteOf(id), JSON.stringify(note));
       return pod;
     },
 
