@@ -1,9 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { moveInto } from "./arriving.ts";
+import type { PodOnNode } from "../../../protocol/pod.ts";
+import { createArriving, moveInto } from "./arriving.ts";
+import { makeRoomForDump } from "./dump.ts";
 
 function places(): { from: string; to: string } {
   const directory = mkdtempSync(path.join(tmpdir(), "ums-arriving-"));
@@ -44,4 +46,28 @@ test("what is whole by itself takes the place of what was there", async () => {
   writeFileSync(path.join(to, "inner", "old"), "");
   await moveInto(from, to);
   expect(statSync(path.join(to, "inner")).ino).toBe(ino);
+});
+
+test("what arrives and what leaves under one id lie apart: neither ends the other", async () => {
+  const id = "0a1b2c3d4e5f";
+  const directory = mkdtempSync(path.join(tmpdir(), "ums-arriving-"));
+  const images = path.join(directory, "images");
+  const pod = { uid: "01234567-89ab-4cde-8f01-23456789abcd", namespace: "web", name: "shop", containers: ["main"] };
+  const quiet = { info: () => undefined, warn: () => undefined };
+  const staging = { changes: path.join(directory, "changes"), volumes: path.join(directory, "volumes") };
+  const arriving = createArriving({ imageDirectories: [images], stagingDirectories: staging, restoreTimeoutMs: 1, log: quiet });
+  const dump = () => makeRoomForDump([images], id, { pod: { containers: [{ name: "main" }] } as PodOnNode, memoryBytes: 1 });
+  try {
+    const left = await dump();
+    const sent = { peer: "b", secret: "0".repeat(32), mounts: {}, volumes: [], memoryBytes: 1, fileBytes: 1 };
+    await arriving.announce(id, { ...pod, ...sent });
+    expect(existsSync(path.join(left, "main"))).toBe(true);
+    await dump();
+    expect(readdirSync(images)).toHaveLength(2);
+    await arriving.destroy(id, pod);
+    expect(readdirSync(left)).toContain("main");
+  } finally {
+    await arriving.destroy(id, pod);
+    rmSync(directory, { recursive: true });
+  }
 });
