@@ -27,7 +27,7 @@ export function siteUrn(authoritySubject: string, role: Role = "site"): string {
 export const siteHost = "ums";
 
 /** What the certificate of a site's part is for, as Node tells it. @param authoritySubject of the site's authority */
-export const subjectNames = (authoritySubject: string, role: Role) =>
+const subjectNames = (authoritySubject: string, role: Role) =>
   role === "site" ? `DNS:${siteHost}, URI:${siteUrn(authoritySubject, role)}` : `URI:${siteUrn(authoritySubject, role)}`;
 
 /** Whether a certificate claims to be of a whole site. Worth nothing until {@link isLeafOf} has held for that site's authority. */
