@@ -12,7 +12,7 @@ let b: TestSite;
 let need: ContainerNeed;
 
 beforeAll(async () => {
-  sites = await createSites({ images: ["redis", "services"] });
+  sites = await createSites({ images: ["redis", "services"], configuration: { accept: { bindMounts: ["/tmp/shared"] } } });
   ({ a, b } = sites);
   await a.host.podman(["run", "--detach", "--name", "shop", "--volume", "data:/data", imageReference("redis"), "sleep", "infinity"]);
   const calls = JSON.stringify([{ call: "need", name: "shop" }]);
@@ -114,6 +114,23 @@ test("what a machine acts upon doesn't cross: not as the source's, and not as a 
   expect(codes(await asA(...hostile.map((changes) => put(newId(), changes))))).toEqual(hostile.map(() => "POLICY"));
 });
 
+test("a link that a service makes in a directory that it may mount leads no bind mount out of it", async () => {
+  for (const { host } of [a, b]) await host.exec(["mkdir", "-p", "/tmp/shared/below"]);
+  const run = ["run", "--detach", "--volume"];
+  await a.host.podman([...run, "/tmp/shared:/shared", "--name", "bank", imageReference("redis"), "sleep", "infinity"]);
+  const bank = await a.json<{ phase: string }>(["migrate", "bank", "--to", b.name, "--bind-mount", "/tmp/shared"]);
+  expect(bank.phase).toBe("Succeeded");
+  const id = newId();
+  const below = { name: "victim", volumes: [], binds: [{ source: "/tmp/shared/below", destination: "/x", options: [], readOnly: false }] };
+  expect(codes(await asA(put(id, below, { volumes: [] })))).toEqual([undefined]);
+  await b.host.podman(["exec", "bank", "sh", "-c", "rmdir /shared/below && ln -s /etc /shared/below"]);
+  expect(codes(await asA(post(id, "create"), destroy(id), put(newId(), below, { volumes: [] })))).toEqual(["POLICY", undefined, "POLICY"]);
+  await a.host.podman([...run, "/tmp/shared/below:/x", "--name", "thief", imageReference("redis"), "sleep", "infinity"]);
+  const { exitCode, stdout } = await a.ums(["migrate", "thief", "--to", b.name, "--bind-mount", "/tmp/shared/below"]);
+  expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: expect.stringContaining("a link leads from there to /etc") as string });
+  expect((await b.host.podman(["ps", "--all", "--quiet", "--filter", "name=thief"])).stdout).toBe("");
+});
+
 test("a volume that was not announced can't be mounted: it would be another service's", async () => {
   await b.host.podman(["volume", "create", "victims-data"]);
   const volumes = [{ name: "victims-data", destination: "/stolen", options: [], readOnly: false }];
@@ -159,8 +176,7 @@ test("a directory for memory images that somebody else has made is not used", as
   await b.host.exec(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "mkdir", "/dev/shm/ums"]);
   await b.restart();
   await a.host.podman(["run", "--detach", "--name", "bank", imageReference("redis"), "sleep", "infinity"]);
-  // Whether a file could be made there is tried all the same, and leaves nothing.
-  const look = "find /dev/shm/ums -mindepth 1 -maxdepth 1 ! -name '.ums-check-*' 2>/dev/null";
+  const look = "find /dev/shm/ums -mindepth 1 -maxdepth 1 2>/dev/null";
   const watch = await b.host.spawn(["timeout", "60", "sh", "-c", `while sleep 0.01; do ${look}; done`]);
   await moved(a, b, "bank");
   watch.kill("SIGTERM");

@@ -14,7 +14,7 @@ import type { CheckResult } from "../protocol/measures.ts";
 import type { ForwardedPort } from "../traffic/forward.ts";
 import { summary, verdict } from "./check.ts";
 import { disk, memory, sameMachine } from "./machine.ts";
-import { policyChecks } from "./policy.ts";
+import { linkedMounts, policyChecks } from "./policy.ts";
 import { siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
@@ -43,6 +43,7 @@ export async function destinationChecks({ need, engine, config, led, signal }: P
     volumes(engine, need),
     networks(engine, need),
     bindMounts(need),
+    bindMountLinks(need),
     seccompProfile(need.spec),
     memory(config.imageDirectories, need),
     diskOf({ config, need, imageBytes, signal }),
@@ -146,6 +147,10 @@ async function networks(engine: ContainerEngine, { spec }: ContainerNeed): Promi
 async function bindMounts({ spec }: ContainerNeed): Promise<CheckResult> {
   const missing = await Promise.all(spec.binds.map(async ({ source }) => ((await isThere(source)) ? [] : [`${source} does not exist.`])));
   return verdict("bind mounts", "BIND_MOUNT_MISSING", missing.flat());
+}
+
+async function bindMountLinks({ spec }: ContainerNeed): Promise<CheckResult> {
+  return verdict("bind mounts' places", "POLICY", await linkedMounts(spec));
 }
 
 async function seccompProfile({ securityOptions }: ContainerSpec): Promise<CheckResult> {

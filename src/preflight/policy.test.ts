@@ -1,6 +1,9 @@
+import { mkdir, symlink } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { containerNeed } from "../approaches/translation/needs-for-tests.ts";
-import { type Accept, isActedOn, policyChecks } from "./policy.ts";
+import { temporaryDirectory } from "../trust/temporary-directory-for-tests.ts";
+import { type Accept, isActedOn, linkedMounts, policyChecks } from "./policy.ts";
 
 const nothing: Accept = { bindMounts: [], capabilities: [], unconfined: false };
 const refusedOf = (changes: object, accept = nothing) =>
@@ -18,6 +21,7 @@ describe("refused by its name, unless the site accepts it, is", () => {
     [{ capAdd: ["CAP_SYS_ADMIN"] }, { ...nothing, capabilities: ["CAP_SYS_ADMIN"] }, "CAP_SYS_ADMIN"],
     [{ securityOptions: ["seccomp=unconfined"] }, { ...nothing, unconfined: true }, "seccomp=unconfined"],
     [{ securityOptions: ["label=disable"] }, { ...nothing, unconfined: true }, "label=disable"],
+    [{ securityOptions: ["seccomp=/var/lib/v/p.json"] }, { ...nothing, unconfined: true }, "seccomp=/var/lib/v/p.json"],
   ])("%j", (changes, accept, name) => {
     expect(refusedOf(changes)).toEqual([expect.stringContaining(name)]);
     expect(refusedOf(changes, accept)).toEqual([]);
@@ -25,6 +29,21 @@ describe("refused by its name, unless the site accepts it, is", () => {
 
   test("a directory whose name only begins alike", () =>
     expect(refusedOf(bind("/srv-other"), { ...nothing, bindMounts: ["/srv"] })).toHaveLength(1));
+});
+
+test("a bind mount to which a link leads is told, wherever in its path the link is", async () => {
+  const directory = temporaryDirectory();
+  await mkdir(join(directory, "real/below"), { recursive: true });
+  await symlink("/etc", join(directory, "real/link"));
+  await symlink("real", join(directory, "alias"));
+  const linked = (path: string) => linkedMounts(bind(`${directory}/${path}`));
+  for (const path of ["real", "real/below", "real/below/", "missing"]) expect(await linked(path), path).toEqual([]);
+  for (const [path, real] of [
+    ["real/link", "/etc"],
+    ["real/link/ssl", "/etc/ssl"],
+    ["alias/below", `${directory}/real/below`],
+  ] as const)
+    expect(await linked(path), path).toEqual([`The bind mount of ${directory}/${path}: a link leads from there to ${real}.`]);
 });
 
 test.each([

@@ -1,4 +1,6 @@
 /** What may cross a site's border with a service: the one list of what a machine acts upon, and what a destination takes of that. */
+import { realpath } from "node:fs/promises";
+import path from "node:path";
 import type { ContainerSpec } from "../protocol/container-spec.ts";
 import type { CheckResult } from "../protocol/measures.ts";
 import { verdict } from "./check.ts";
@@ -22,8 +24,8 @@ const usual = new Set(
   ),
 );
 
-/** Security options that take nothing away from the engine's own confinement. `seccomp=FILE` wants that file here. */
-const confining = /^(no-new-privileges(=true|:true)?|seccomp=\/.+|mask=.+)$/;
+/** Security options that take nothing away from the engine's own confinement. A profile is this site's, so not one from a volume. */
+const confining = /^(no-new-privileges(=true|:true)?|seccomp=\/(etc|usr)\/.+|mask=.+)$/;
 
 /** @returns a line for each kind of thing that a machine acts upon */
 export function policyChecks(spec: ContainerSpec, { bindMounts, capabilities, unconfined }: Accept): CheckResult[] {
@@ -49,4 +51,16 @@ export function policyChecks(spec: ContainerSpec, { bindMounts, capabilities, un
       ].slice(0, 20),
     ),
   ];
+}
+
+/** @returns a sentence for each bind mount to which a link leads: a service that writes to an accepted directory can have put it there */
+export async function linkedMounts({ binds }: Pick<ContainerSpec, "binds">): Promise<string[]> {
+  const found = await Promise.all(
+    binds.map(async ({ source }) => {
+      const written = path.resolve(source);
+      const real = await realpath(written).catch(() => written); // one that is missing is told as that
+      return real === written ? [] : [`The bind mount of ${source}: a link leads from there to ${real}.`];
+    }),
+  );
+  return found.flat();
 }

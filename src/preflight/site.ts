@@ -299,8 +299,9 @@ async function imageDirectories({ config }: Parts): Promise<Check> {
   const described = await Promise.all(
     config.imageDirectories.map(async (directory) => {
       const there = await existing(directory);
+      // Before anything is tried in it: somebody else's is left alone.
+      if (there === directory && !(await isOurs(directory))) return { usable: false, words: `${directory} is not root's alone` };
       if (!(await writable(there))) return { usable: false, words: `${directory} can't be written` };
-      if (there === directory && !(await isOurs(directory))) return { usable: false, words: `${directory} is not root's` };
       const { bavail, bsize } = await statfs(there);
       return { usable: true, words: `${directory} has ${Math.floor((bavail * bsize) / 2 ** 20)} MiB` };
     }),

@@ -33,3 +33,19 @@ test("a link, or a place in which anybody may exchange it, is not used", async (
   chmodSync(shm, 0o777);
   expect(await isOurs(path.join(shm, "real"))).toBe(false);
 });
+
+test("a place where nothing can be written is not used: the next one is", async () => {
+  const [readOnly, ours] = [path.join(shm, "read-only"), path.join(shm, "next")];
+  mkdirSync(readOnly);
+  execFileSync("mount", ["-t", "tmpfs", "none", readOnly]);
+  try {
+    const [open, closed] = [path.join(readOnly, "open"), path.join(readOnly, "closed")];
+    mkdirSync(open, { mode: 0o755 });
+    mkdirSync(closed, { mode: 0o700 });
+    execFileSync("mount", ["-o", "remount,ro", readOnly]);
+    expect(await isOurs(open)).toBe(false);
+    expect(await makeImageDirectory([open, closed, ours], "0123456789ab", 1)).toBe(path.join(ours, "0123456789ab"));
+  } finally {
+    execFileSync("umount", [readOnly]);
+  }
+});

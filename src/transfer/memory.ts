@@ -115,9 +115,8 @@ export async function makeImageDirectory(candidates: readonly string[], id: stri
     const { bavail, bsize } = await statfs(candidate);
     if (bavail * bsize < bytes) continue;
     const directory = path.join(candidate, id);
-    await rm(directory, { recursive: true, force: true });
-    await mkdir(directory, { mode: 0o700 });
-    return directory;
+    const make = () => rm(directory, { recursive: true, force: true }).then(() => mkdir(directory, { mode: 0o700 }));
+    if (await unlessReadOnly(make())) return directory;
   }
   throw new UmsError("NO_ROOM", `No directory for memory images has ${Math.ceil(bytes / 2 ** 20)} MiB of room: ${candidates.join(", ")}.`);
 }
@@ -125,7 +124,7 @@ export async function makeImageDirectory(candidates: readonly string[], id: stri
 /**
  * Makes a directory of memory images, where it lacks, root's alone. In a place where everybody may make one (/dev/shm),
  * somebody else may have been first, and would choose what is restored.
- * @returns false where it is another's, or where another could put one of his own in its place
+ * @returns false where it is another's, where another could put one of his own in its place, or where it can't be closed to others
  */
 export async function isOurs(directory: string): Promise<boolean> {
   await mkdir(directory, { recursive: true, mode: 0o700 }).catch(() => undefined);
@@ -135,10 +134,20 @@ export async function isOurs(directory: string): Promise<boolean> {
   const opened = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW).catch(() => undefined);
   if (!opened) return false;
   try {
-    if ((await opened.stat()).uid !== 0) return false;
-    await opened.chmod(0o700);
-    return true;
+    const { uid: owner, mode: access } = await opened.stat();
+    return owner === 0 && ((access & 0o777) === 0o700 || (await unlessReadOnly(opened.chmod(0o700))));
   } finally {
     await opened.close();
+  }
+}
+
+/** @returns false where nothing can be changed on that file system */
+async function unlessReadOnly(change: Promise<unknown>): Promise<boolean> {
+  try {
+    await change;
+    return true;
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "EROFS") return false;
+    throw cause;
   }
 }

@@ -16,6 +16,7 @@ import { differences, lacking } from "../../container-engines/spec.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
 import { overlap } from "../../preflight/destination.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
+import { linkedMounts } from "../../preflight/policy.ts";
 import { type ContainerSpec } from "../../protocol/container-spec.ts";
 import type { ContainerNeed, ReserveAnswer } from "../../protocol/container.ts";
 import {
@@ -255,6 +256,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function restoreOnce(reservation: Reservation): Promise<void> {
     const { containerId, need } = reservation;
     if (containerId === undefined || !reservation.started) throw new UmsError("PEER_FAILED", "Nothing is armed.");
+    await expectNoLinks(need.spec); // the runtime mounts next
     reservation.state = "restoring";
     reservation.memory?.close();
     if (reservation.staleRoot) await forgetCachedFiles(reservation.staleRoot);
@@ -420,6 +422,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
           await engine.createVolume(name, { labels, migration: id });
         }
         await nameImage(id, need);
+        await expectNoLinks(need.spec);
         // Known by its name until it has an id, so that a crash in between leaves nothing behind.
         records.setFact(id, "containerId", need.spec.name);
         reservation.containerId = await engine.createTwin(need.spec, { migration: id });
@@ -579,6 +582,12 @@ function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need
   const { sysctls, imageName } = spec; // Podman tells the ones of a container that runs; and knows the image, which is the same, by names of its own
   const got = { ...twin, sysctls, imageName };
   return asked.kind === "Container" ? differences(spec, got) : lacking(spec, got);
+}
+
+/** @throws UmsError POLICY where a link has come into the way of a bind mount since that was judged */
+async function expectNoLinks(spec: ContainerSpec): Promise<void> {
+  const linked = await linkedMounts(spec);
+  if (linked.length > 0) throw new UmsError("POLICY", linked.join(" "));
 }
 
 /** A pod's manifest has no schema here; what of it can't be read is its sender's mistake. @throws UmsError BAD_REQUEST */
