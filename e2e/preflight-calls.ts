@@ -7,6 +7,7 @@ import { destinationChecks, type LedPort } from "../src/preflight/destination.ts
 import { describeNeed } from "../src/preflight/need.ts";
 import { serviceChecks } from "../src/preflight/service.ts";
 import { siteChecks } from "../src/preflight/site.ts";
+import { accepting } from "../src/accept.ts";
 import type { ContainerNeed } from "../src/protocol/container.ts";
 
 export type Call =
@@ -36,14 +37,17 @@ async function answer(request: Call): Promise<unknown> {
       return serviceChecks({ engine, container: await find(request.name), bindMounts: request.bindMounts ?? [], signal });
     case "need":
       return describeNeed({ engine, container: await find(request.name), signal });
-    case "destination":
+    case "destination": {
+      const config = parseConfig({ ...usual, ...request.config });
       return destinationChecks({
         need: request.need,
         engine,
-        config: parseConfig({ ...usual, ...request.config }),
+        config,
+        accept: accepting(config.accept),
         led: request.led ?? [],
         signal,
       });
+    }
   }
 }
 

@@ -26,6 +26,8 @@ const Environment = Type.Object({
   POD_NAMESPACE: Type.Optional(Type.String()),
   NODE_NAME: Text(""),
   HOST_IP: Text(""),
+  /** What other sites may send: JSON, as `accept` of a host's configuration. The coordinator reads it. */
+  ACCEPT: Text("{}"),
   MAX_CONCURRENT_MIGRATIONS: Type.Integer({ minimum: 1, maximum: 1000, default: 4 }),
   /** `signal`: containerd is started again by whatever supervises it when it ends; otherwise systemd is asked. */
   CONTAINERD_RESTART: Type.Enum(["systemd", "signal"], { default: "systemd" }),
@@ -52,6 +54,9 @@ export function ownCoordinator({ SYNC_HOST }: ClusterSettings, namespace: string
   const host = SYNC_HOST?.replace(/^https?:\/\//, "").replace(/\/$/, "") || `migration-coordinator.${namespace}.svc`;
   return /:\d+$/.test(host) ? host : `${host}:${coordinatorServicePort}`;
 }
+
+/** Of UMS itself, as deploy/kubernetes/rbac.yml names them. */
+export const ownAccounts = ["ums-coordinator", "ums-operator", "ums-interface"] as const;
 
 /** Limits of a migration between clusters, in milliseconds. */
 export const clusterLimits = {

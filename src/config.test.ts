@@ -17,6 +17,8 @@ test("an empty file gives every default", () => {
 test.each([
   [{ listen: { port: "7443" } }, "“listen.port” must be integer"],
   [{ colour: "red" }, "“colour” is no field of the configuration"],
+  [{ accept: { hostNetwork: true } }, "“accept.hostNetwork” is no field of the configuration"],
+  [{ accept: { approaches: ["magic"] } }, "“accept.approaches.0” must"],
   [{ limits: { restoreSeconds: 0 } }, "“limits.restoreSeconds” must be > 0"],
   [{ siteName: "Not A Name" }, "“siteName” must match pattern"],
   [{ advertise: ["no port"] }, "“advertise.0” must match pattern"],

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { type Static, Type } from "typebox";
 import { Value } from "typebox/value";
+import { Accept } from "./accept.ts";
 import { UmsError } from "./errors.ts";
 import { closed } from "./protocol/forms.ts";
 import { addressPattern, siteNamePattern } from "./protocol/names.ts";
@@ -41,19 +42,12 @@ const ConfigFile = Type.Object(
       description: "Where memory images may lie; the first with room is taken",
     }),
     podmanSocket: Path("/run/ums/podman.sock", "UMS's own instance of Podman's API, started by `ums serve`"),
-    accept: Type.Object(
-      {
-        bindMounts: Type.Array(Type.String({ pattern: "^/[^\\u0000]*$", maxLength: 4096 }), { maxItems: 64, default: [] }),
-        capabilities: Type.Array(Type.String({ pattern: "^CAP_[A-Z_]+$" }), { maxItems: 64, default: [] }),
-        unconfined: Type.Boolean({ default: false }),
-      },
-      {
-        ...closed,
-        default: {},
-        description:
-          "What other sites may send beyond a container as Podman makes any: directories of this host that they may mount, capabilities (CAP_…), security options that take confinement away. With it, whoever administers a paired site may be root here",
-      },
-    ),
+    accept: Type.Object(Accept.properties, {
+      ...closed,
+      default: {},
+      description:
+        "What other sites may send beyond a container as Podman makes any. With most of it, whoever administers a paired site may be root here",
+    }),
     maxConcurrentMigrations: Count(2, "Migrations from this site at once; more are queued"),
     maxIncoming: Count(4, "Migrations to this site at once; more are refused"),
     criuPath: Path("/opt/ums/criu/criu", "CRIU, at least 4.2.1"),

@@ -5,6 +5,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
+import { accepting, readAccept } from "../accept.ts";
 import { openDataConnection } from "../approaches/data-connection.ts";
 import { createIncomingPods, type IncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
@@ -22,6 +23,7 @@ import {
   healthPort,
   interfaceHealth,
   interfacePort,
+  ownAccounts,
   ownCoordinator,
 } from "../cluster-settings.ts";
 import { type Cluster, openCluster } from "../platforms/kubernetes/client.ts";
@@ -30,7 +32,7 @@ import { followInterfaces } from "../platforms/kubernetes/interfaces.ts";
 import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
 import { createTermGuard } from "../platforms/kubernetes/term.ts";
-import { nodeTrustSecretName, openTrustSecret } from "../platforms/kubernetes/trust-store.ts";
+import { nodeTrustSecretName, openTrustSecret, trustSecretName } from "../platforms/kubernetes/trust-store.ts";
 import { summary, verdict } from "../preflight/check.ts";
 import { criuChecks } from "../preflight/site.ts";
 import { formatAddress } from "../protocol/address.ts";
@@ -99,6 +101,7 @@ async function defaultSiteName(cluster: Cluster): Promise<string> {
 
 export async function runCoordinator(part: Part): Promise<void> {
   const { settings, log, signal } = part;
+  const accept = readAccept(settings.ACCEPT, "The environment's ACCEPT");
   const { cluster, trust } = await open(part, { makesKeys: true });
   const interfaces = await followInterfaces({ cluster, trust, service: settings.SSU_INTERFACE_SERVICE, port: interfacePort, signal });
   const coordinator = await createClusterCoordinator({ cluster, trust, interfaces, limits: clusterLimits, log, signal });
@@ -132,6 +135,8 @@ export async function runCoordinator(part: Part): Promise<void> {
     records: createArrivalRecords(cluster, { siteName: trust.siteName }),
     node: interfaces.node,
     nodes: async () => interfaces.all(),
+    accept: (peer) => (peer === trust.siteName ? undefined : accepting(accept)),
+    own: { namespace: cluster.namespace, accounts: ownAccounts, secrets: [trustSecretName, nodeTrustSecretName] },
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
     log,

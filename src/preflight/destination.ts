@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { access, readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { freezerOf } from "../checkpoint/freezer.ts";
+import type { Accepting } from "../accept.ts";
 import type { Config } from "../config.ts";
 import type { ContainerEngine, Image } from "../container-engines/engine.ts";
 import { createPodmanApi } from "../container-engines/podman/api.ts";
@@ -14,7 +15,7 @@ import type { CheckResult } from "../protocol/measures.ts";
 import type { ForwardedPort } from "../traffic/forward.ts";
 import { summary, verdict } from "./check.ts";
 import { disk, memory, sameMachine } from "./machine.ts";
-import { linkedMounts, policyChecks } from "./policy.ts";
+import { containerPolicy, linkedMounts, notTaken } from "./policy.ts";
 import { siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
@@ -26,12 +27,18 @@ type Parts = Readonly<{
   need: ContainerNeed;
   engine: ContainerEngine;
   config: Config;
+  /** Of the site that sends. */
+  accept: Accepting;
+  /** Of the pod that it was, where it comes from a cluster. */
+  namespace?: string | undefined;
   /** Ports whose clients are led to other services, which have moved from here. */
   led: readonly LedPort[];
   signal: AbortSignal;
 }>;
 
-export async function destinationChecks({ need, engine, config, led, signal }: Parts): Promise<CheckAnswer> {
+export async function destinationChecks({ need, engine, config, accept, namespace, led, signal }: Parts): Promise<CheckAnswer> {
+  const closed = notTaken("container-level", accept);
+  if (closed) return { checks: [closed], imageBytes: 0 };
   const [site, machine, imageBytes] = await Promise.all([
     siteChecks({ config, engine, signal }),
     sameMachine(need),
@@ -52,7 +59,7 @@ export async function destinationChecks({ need, engine, config, led, signal }: P
     healthTimer(need.spec),
   ]);
   signal.throwIfAborted();
-  return { checks: [...summary("the host", site), ...policyChecks(need.spec, config.accept), ...own, ...machine], imageBytes };
+  return { checks: [...summary("the host", site), containerPolicy(need, accept, namespace), ...own, ...machine], imageBytes };
 }
 
 const isThere = (file: string) =>

@@ -61,7 +61,8 @@ export type IncomingParts = Readonly<{
   engine: ContainerEngine;
   marks: Marks;
   records: IncomingRecords;
-  check(need: ContainerNeed, peer: string, signal: AbortSignal): Promise<CheckAnswer>;
+  /** @param from where it comes from; a pod has a namespace there */
+  check(need: ContainerNeed, from: { peer: string; namespace?: string }, signal: AbortSignal): Promise<CheckAnswer>;
   imageDirectories: readonly string[];
   /** On disk; image files on their way lie here. */
   workDirectory: string;
@@ -153,12 +154,12 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   /** A cluster's pod becomes a container first, if it can be one. */
   async function understand(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
-    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, peer, signal) };
+    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, { peer }, signal) };
     const reference = asked.containers[0]?.image;
     const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
     const { need, refusals } = understood(() => containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) }));
     if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
-    const { checks, imageBytes } = await parts.check(need, peer, signal);
+    const { checks, imageBytes } = await parts.check(need, { peer, namespace: asked.pod.metadata.namespace }, signal);
     return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
   }
 

@@ -4,10 +4,12 @@
  */
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Accepting } from "../../accept.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Kind, type KubernetesObject, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { verdict } from "../../preflight/check.ts";
+import { notTaken, type OwnObjects, podPolicy } from "../../preflight/policy.ts";
 import { type ArmAnswer, type CheckAnswer, type CreateAnswer, type PeerState, portKey } from "../../protocol/conversation.ts";
 import { type CheckResult, measuresOf } from "../../protocol/measures.ts";
 import type { ServiceNeed } from "../../protocol/need.ts";
@@ -70,6 +72,9 @@ export type IncomingPodParts = Readonly<{
   records: ArrivalRecords;
   node(name: string): Promise<NodeClient>;
   nodes(): Promise<NodeClient[]>;
+  /** What is taken from a site; undefined: it is this very one, whose pods are here already. */
+  accept(peer: string): Accepting | undefined;
+  own: OwnObjects;
   /** Port of the interfaces for other sites. */
   dataPort: number;
   limits: { scheduleMs: number; armMs: number; restoreMs: number; reserveMs: number; leaseMs: number };
@@ -125,15 +130,19 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   });
 
   /** A host's container becomes a Pod first, if it can be one. */
-  async function understand(asked: ServiceNeed, signal: AbortSignal): Promise<{ need: PodNeed; checks: CheckResult[] }> {
+  async function understand(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<{ need: PodNeed; checks: CheckResult[] }> {
+    const accept = parts.accept(peer);
+    const closed = accept && notTaken("orchestrator-level", accept);
     const { need, refusals } = asked.kind === "Pod" ? { need: asked, refusals: [] } : podOfContainer(asked);
-    return { need, checks: refusals.length > 0 ? asChecks(refusals) : await checkPod(need, signal) };
+    if (closed) return { need, checks: [closed] };
+    return { need, checks: refusals.length > 0 ? asChecks(refusals) : await checkPod(need, accept, signal) };
   }
 
-  async function checkPod(need: PodNeed, signal: AbortSignal): Promise<CheckResult[]> {
+  async function checkPod(need: PodNeed, accept: Accepting | undefined, signal: AbortSignal): Promise<CheckResult[]> {
     const { namespace, name } = need.pod.metadata;
-    const taken = await cluster.get(pods, name, { namespace, signal });
     const pod = destinationPod(need.pod, { migration: "000000000000", images: need.containers, node: need.node });
+    const judged = accept ? [judge(pod, accept)] : [];
+    const taken = await cluster.get(pods, name, { namespace, signal });
     const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
       (admitted) => added(pod, admitted),
       (cause: unknown) => {
@@ -142,11 +151,20 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       },
     );
     return [
+      ...judged,
       verdict("name", "NAME_TAKEN", taken ? [`Pod ${name} exists already in namespace ${namespace}.`] : []),
       // Quota, admission policies, a missing namespace, service account or priority class: the API server's own words.
       verdict("the API server takes the pod", "POD_REFUSED", taken || refused === undefined ? [] : [refused]),
       ...(await checkNodes(need, signal)),
     ];
+  }
+
+  function judge(pod: Pod, accept: Accepting): CheckResult {
+    try {
+      return podPolicy(pod, accept, parts.own);
+    } catch (cause) {
+      throw new UmsError("BAD_REQUEST", "The pod's manifest can't be read.", { cause });
+    }
   }
 
   /** What the node that fits best says: which one it will be is the scheduler's. */
@@ -310,7 +328,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   }
 
   return {
-    check: async (_peer, asked, signal) => ({ checks: (await understand(asked, signal)).checks, imageBytes: 0 }),
+    check: async (peer, asked, signal) => ({ checks: (await understand(peer, asked, signal)).checks, imageBytes: 0 }),
 
     async reserve(id, peer, asked) {
       const record = await records.find(id);
@@ -320,7 +338,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
           throw new UmsError("BAD_REQUEST", `Migration ${id} is another pod's.`);
         return {};
       }
-      const { need, checks } = await understand(asked, AbortSignal.timeout(60_000));
+      const { need, checks } = await understand(peer, asked, AbortSignal.timeout(60_000));
       expectOk(checks);
       await records.create({ id, peer, need: withoutSecrets(need) });
       return {};

@@ -1,5 +1,6 @@
 /** A host's container as the Pod that a cluster makes of it. docs/kubernetes.md, “Between clusters and hosts”, has the table. */
 import type { Pod } from "../../platforms/kubernetes/kinds.ts";
+import { safeSysctls } from "../../preflight/policy.ts";
 import type { ContainerSpec } from "../../protocol/container-spec.ts";
 import type { ContainerNeed } from "../../protocol/container.ts";
 import { podNamePattern } from "../../protocol/names.ts";
@@ -15,21 +16,6 @@ const restartPolicies: Readonly<Record<string, string>> = {
   "unless-stopped": "Always",
   "on-failure": "OnFailure",
 };
-/** Those that every kubelet lets a pod set (kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster). */
-const safeSysctls = new Set([
-  "kernel.shm_rmid_forced",
-  "net.ipv4.ip_local_port_range",
-  "net.ipv4.ip_local_reserved_ports",
-  "net.ipv4.ip_unprivileged_port_start",
-  "net.ipv4.ping_group_range",
-  "net.ipv4.tcp_fin_timeout",
-  "net.ipv4.tcp_keepalive_intvl",
-  "net.ipv4.tcp_keepalive_probes",
-  "net.ipv4.tcp_keepalive_time",
-  "net.ipv4.tcp_rmem",
-  "net.ipv4.tcp_syncookies",
-  "net.ipv4.tcp_wmem",
-]);
 const expressibleSecurity = new Set(["no-new-privileges", "seccomp=unconfined"]);
 /** What Podman, or the kubelet, gives each container by itself. */
 const generatedEnv = new Set(["container", "HOSTNAME"]);
@@ -178,7 +164,7 @@ function refusalsOfSettings(spec: ContainerSpec): Refusal[] {
   const { limits, health, dns } = spec;
   const networks = Object.entries(spec.networks);
   const foreign = spec.securityOptions.filter((option) => !expressibleSecurity.has(option));
-  const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.has(name));
+  const unsafe = Object.keys(spec.sysctls).filter((name) => !safeSysctls.includes(name));
   return refusalsOf("NOT_IN_A_POD", [
     [spec.ports.some(({ protocol }) => protocol === "sctp"), "It publishes a port of SCTP."],
     [spec.ports.some(({ hostIp }) => hostIp !== "" && hostIp !== "0.0.0.0"), "It publishes a port on one address alone."],

@@ -12,6 +12,7 @@ import { checkThere } from "../../approaches/destination.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
 import type { Tools } from "../../checkpoint/runc.ts";
+import { accepting } from "../../accept.ts";
 import type { Config } from "../../config.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
 import { AlreadyCommitted, migrate, type Outcome, resolveWithoutDestination, Unfinished } from "../../engine/migrate.ts";
@@ -105,11 +106,11 @@ export function createHostCoordinator({
     engine,
     marks,
     records: incomingRecords(database, changed),
-    check(need, peer, signal) {
+    check(need, { peer, namespace }, signal) {
       const isBack = isOf(need.spec.name, peer);
       const others = led().filter((each) => !isBack(each));
       const ports = others.flatMap(({ migration, service, ports: ledPorts }) => ledPorts.map((port) => ({ ...port, service, migration })));
-      return destinationChecks({ need, engine, config, led: ports, signal });
+      return destinationChecks({ need, engine, config, accept: accepting(config.accept), namespace, led: ports, signal });
     },
     imageDirectories: config.imageDirectories,
     workDirectory,

@@ -4,6 +4,8 @@ import { loadAll } from "js-yaml";
 import { describe, expect, test } from "vitest";
 import { coordinatorServicePort, healthPort, interfaceHealth } from "../../cluster-settings.ts";
 import { migrationSchema, migrations } from "./migration.ts";
+import { readAccept } from "../../accept.ts";
+import { ownAccounts } from "../../cluster-settings.ts";
 import { nodeTrustSecretName, trustSecretName } from "./trust-store.ts";
 
 const directory = resolve(import.meta.dirname, "../../../deploy/kubernetes");
@@ -35,7 +37,9 @@ test("the definition of Migration has the schema that the program has", () => {
 });
 
 test("what users of the original meet has its names and ports", () => {
-  expect(named("ConfigMap", "migration-env").data).toMatchObject({ SSU_INTERFACE_ENABLE: "true", SSU_INTERFACE_NODEPORT: "30002" });
+  const { data } = named("ConfigMap", "migration-env");
+  expect(data).toMatchObject({ SSU_INTERFACE_ENABLE: "true", SSU_INTERFACE_NODEPORT: "30002" });
+  expect(readAccept(data.ACCEPT, "ACCEPT")).toEqual({});
   const nodePorts = ofKind("Service").map(({ metadata, spec }) => [metadata.name, spec.ports[0].nodePort]);
   expect(named("Service", "migration-coordinator").spec.ports[0].port).toBe(coordinatorServicePort);
   expect(nodePorts).toEqual([
@@ -150,6 +154,7 @@ describe("least privilege:", () => {
   test("there are no other accounts", () => {
     const accounts = ofKind("ServiceAccount").map(({ metadata }) => metadata.name);
     expect(accounts.toSorted()).toEqual(Object.keys(expected).toSorted());
+    expect(accounts.toSorted()).toEqual(["migration-coordinator", ...ownAccounts].toSorted()); // which no pod of another site gets
     expect(named("ServiceAccount", "migration-coordinator").automountServiceAccountToken).toBe(false);
   });
 

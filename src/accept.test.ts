@@ -1,0 +1,26 @@
+import { expect, test } from "vitest";
+import { accepting, nothing, readAccept } from "./accept.ts";
+
+test("what is said later counts, field by field, and what nobody says is as usual", () => {
+  expect(accepting()).toMatchObject({ namespaces: ["*"], images: ["*"], capabilities: [], privileged: false });
+  const site = { capabilities: ["CAP_NET_ADMIN"], images: ["quay.io/*"] };
+  expect(accepting(site, { images: [] })).toMatchObject({ capabilities: ["CAP_NET_ADMIN"], images: [], unconfined: false });
+  expect(accepting(site, undefined)).toMatchObject(site);
+});
+
+test("it is written as JSON, or as one word", () => {
+  expect(readAccept("none", "x")).toEqual(nothing);
+  expect(readAccept('{"namespaces": ["team-*"]}\n', "x")).toEqual({ namespaces: ["team-*"] });
+});
+
+test.each([
+  ["all", "x is neither “none” nor JSON"],
+  ['{"privileged": "yes"}', "x: “privileged” must be boolean"],
+  ['{"capabilities": ["NET_ADMIN"]}', "x: “capabilities.0” must match pattern"],
+  ['{"hostNetwork": true}', "x: “hostNetwork” is no field"],
+  ["[]", "x: it must be object"],
+])("%s is refused by the field's name", (text, message) => {
+  expect(() => readAccept(text, "x")).toThrow(
+    expect.objectContaining({ code: "BAD_CONFIGURATION", message: expect.stringContaining(message) }),
+  );
+});
