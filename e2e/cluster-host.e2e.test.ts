@@ -1,7 +1,11 @@
 /** A service between a cluster and a host, there and back: what moves, and what is refused because the other side has no words for it. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Migration, PlanReport } from "../src/apps/coordinator/schema.ts";
+import { podNeed } from "../src/approaches/translation/needs-for-tests.ts";
 import { type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
+import { beyondBaseline, withinBaseline } from "../src/preflight/pods-for-tests.ts";
+import type { CheckAnswer } from "../src/protocol/conversation.ts";
+import type { PodNeed } from "../src/protocol/pod.ts";
 import { startClient } from "./client.ts";
 import { type ClusterAndHost, createClusterAndHost } from "./cluster-host.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint as setMigrationsBreakpoint } from "./cluster-migrations.ts";
@@ -10,6 +14,7 @@ import { type Traces, tracesIn, tracesSince } from "./cluster-traces.ts";
 import { atBreakpoint as atHostsBreakpoint, clearBreakpoint, setBreakpoint } from "./disturbance.ts";
 import { type Inventory, inventoryChanges } from "./hosts.ts";
 import { imageReference } from "./images.ts";
+import { askAs, type HostileAnswer } from "./hostile-peer.ts";
 import { redisImage, redisNodePort, startRedisPod } from "./redis-pod.ts";
 import type { TestSite } from "./sites.ts";
 
@@ -225,6 +230,62 @@ describe("refused, and nothing is changed", () => {
     await podman("run", "--detach", "--name=refused", image, "sleep", "infinity");
     await expectRefused({ from: host, to: cluster, name: "refused", code: "POD_REFUSED" });
     await kubectl("delete", "resourcequota/none");
+    await podman("rm", "--force", "--time=0", "refused");
+    await expectNothingLeft();
+  });
+});
+
+describe("the destination's policy", () => {
+  const post = (pod: PodNeed["pod"]) => ({ method: "POST", path: "/peer/check", body: { ...podNeed(), pod } });
+  const put = (pod: PodNeed["pod"], at: number) => ({
+    method: "PUT",
+    path: `/peer/migrations/${`${at}`.padStart(12, "f")}`,
+    body: { ...podNeed(), pod },
+  });
+  const named = ({ metadata, spec }: Pod, more: object = {}) =>
+    ({ metadata: { name: "hostile", namespace: "default", ...metadata }, spec: { ...spec, ...more } }) as PodNeed["pod"];
+  const inDefault = (more: object) => named({ metadata: { namespace: "default" }, spec: { containers: [{ name: "main", image }] } }, more);
+
+  test("a host that keeps to no rules brings no pod beyond baseline, into no namespace of Kubernetes, and with nothing of UMS's own", async () => {
+    const hostile = [
+      ...beyondBaseline.map(({ pod }) => named(pod)),
+      named({ metadata: { namespace: "kube-system" }, spec: { containers: [{ name: "main", image }] } }),
+      inDefault({ serviceAccountName: "ums-coordinator" }),
+      inDefault({ volumes: [{ name: "keys", secret: { secretName: "ums-trust" } }] }),
+    ];
+    const codesOf = ({ body }: HostileAnswer) => (body as CheckAnswer).checks.flatMap(({ code }) => code ?? []);
+    const harmless = await askAs(
+      host,
+      cluster,
+      withinBaseline.map(([, pod]) => post(named(pod))),
+    );
+    expect(harmless.map(codesOf).filter((codes) => codes.includes("POLICY"))).toEqual([]);
+    const checked = await askAs(host, cluster, hostile.map(post));
+    expect(checked.map(codesOf)).toEqual(hostile.map(() => expect.arrayContaining(["POLICY"]) as string[]));
+    const reserved = await askAs(host, cluster, hostile.map(put));
+    expect(reserved.map(({ code }) => code)).toEqual(hostile.map(() => "POLICY"));
+    expect(await tracesSince([cluster], [before.cluster])).toEqual([]);
+  }, 240_000);
+
+  test("judges a service as it would be made here, and takes more where that is accepted from its site", async () => {
+    const accept = '{"capabilities":["CAP_NET_ADMIN"]}';
+    const refusalsOf = async (from: Readonly<{ json: ClusterSite["json"] }>, to: Readonly<{ name: string }>) =>
+      (await from.json<PlanReport>(["plan", "refused", "--to", to.name])).refusals.map(({ code, site }) => ({ code, site }));
+    await podman("run", "--detach", "--name=refused", "--cap-add=NET_ADMIN", image, "sleep", "infinity");
+    expect(await refusalsOf(host, cluster)).toEqual([{ code: "POLICY", site: cluster.name }]);
+    await cluster.json(["sites", host.name, "--accept", accept]);
+    await expect.poll(() => refusalsOf(host, cluster)).toEqual([]); // by whichever replica
+    await moved(host, cluster, "refused");
+    await ready("refused");
+    expect((await podIn("refused")).spec?.containers[0]?.securityContext?.capabilities?.add).toEqual(["NET_ADMIN"]);
+
+    expect(await refusalsOf(cluster, host)).toEqual([{ code: "POLICY", site: host.name }]);
+    await host.json(["sites", cluster.name, "--accept", accept]);
+    await cluster.json(["sites", host.name, "--accept", "none"]);
+    await moved(cluster, host, "refused");
+    await expect.poll(() => refusalsOf(host, cluster)).toEqual([{ code: "POLICY", site: cluster.name }]);
+    for (const [site, other] of [[host, cluster] as const, [cluster, host] as const])
+      await site.json(["sites", other.name, "--accept", "default"]);
     await podman("rm", "--force", "--time=0", "refused");
     await expectNothingLeft();
   });

@@ -22,7 +22,11 @@ export type HostileAnswer = Readonly<{ body?: unknown; code?: string; message?: 
 const program = import.meta.filename;
 
 /** Sends requests from one site's host to another, one after the other. */
-export async function askAs({ host, name }: TestSite, peer: TestSite, requests: readonly Request[]): Promise<HostileAnswer[]> {
+export async function askAs(
+  { host, name }: TestSite,
+  peer: Readonly<{ name: string }>,
+  requests: readonly Request[],
+): Promise<HostileAnswer[]> {
   const { stdout } = await host.exec([process.execPath, program, name, peer.name], { input: JSON.stringify(requests), timeoutMs: 120_000 });
   return JSON.parse(stdout) as HostileAnswer[];
 }

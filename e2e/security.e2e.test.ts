@@ -148,6 +148,28 @@ test("an image that comes with a service takes no name that another one has here
   expect(await idOf(imageReference("redis"))).not.toBe(before);
 });
 
+test("a site that may send nothing is refused, at the check and at the reservation, and takes services in as before", async () => {
+  await a.host.podman(["run", "--detach", "--name", "bank", imageReference("redis"), "sleep", "infinity"]);
+  const id = newId();
+  expect(codes(await asA(put(id, { name: "victim", volumes: [] }, { volumes: [] })))).toEqual([undefined]);
+  expect((await b.json<{ accept: object }>(["sites", a.name, "--accept", "none"])).accept).toMatchObject({ approaches: [] });
+  const [check, reservation] = await asA(
+    { method: "POST", path: "/peer/check", body: need },
+    put(newId(), { volumes: [] }, { volumes: [] }),
+  );
+  expect((check?.body as { checks: object[] }).checks).toEqual([expect.objectContaining({ code: "POLICY", name: "policy" })]);
+  expect(reservation).toMatchObject({ code: "POLICY", message: expect.stringContaining("accept.approaches") as string });
+  // What had begun can be undone.
+  expect(codes(await asA({ method: "GET", path: `/peer/migrations/${id}` }, destroy(id)))).toEqual([undefined, undefined]);
+  expect((await a.ums(["migrate", "bank", "--to", b.name])).exitCode).toBe(3);
+  expect((await a.host.podman(["ps", "--format", "{{.Names}}"])).stdout).toContain("bank");
+
+  await b.host.podman(["run", "--detach", "--name", "victim", imageReference("redis"), "sleep", "infinity"]);
+  await moved(b, a, "victim");
+  await b.json(["sites", a.name, "--accept", "default"]);
+  await moved(a, b, "bank");
+});
+
 test("frames that nobody should send end their connection, and not the site", async () => {
   const id = newId();
   const frame = (header: object) => {

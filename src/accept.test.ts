@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { accepting, nothing, readAccept } from "./accept.ts";
+import { readAccept } from "./accept-form.ts";
+import { accepting, inWords, nothing } from "./accept.ts";
 
 test("what is said later counts, field by field, and what nobody says is as usual", () => {
   expect(accepting()).toMatchObject({ namespaces: ["*"], images: ["*"], capabilities: [], privileged: false });
@@ -22,5 +23,14 @@ test.each([
 ])("%s is refused by the field's name", (text, message) => {
   expect(() => readAccept(text, "x")).toThrow(
     expect.objectContaining({ code: "BAD_CONFIGURATION", message: expect.stringContaining(message) }),
+  );
+});
+
+test("a person reads what isn't as usual", () => {
+  expect(inWords(accepting())).toBe("as any");
+  expect(inWords(accepting({ namespaces: ["*"], privileged: false }))).toBe("as any");
+  expect(inWords(accepting(nothing, { privileged: true }))).toBe("nothing");
+  expect(inWords(accepting({ namespaces: ["team-*", "shop"], images: [], capabilities: ["CAP_NET_ADMIN"], privileged: true }))).toBe(
+    "namespaces team-*,shop; images none; capabilities CAP_NET_ADMIN; privileged",
   );
 });

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { type Static, Type } from "typebox";
 import { Value } from "typebox/value";
-import { Accept } from "./accept.ts";
+import { Accept } from "./accept-form.ts";
 import { UmsError } from "./errors.ts";
 import { closed } from "./protocol/forms.ts";
 import { addressPattern, siteNamePattern } from "./protocol/names.ts";

@@ -5,7 +5,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
-import { accepting, readAccept } from "../accept.ts";
+import { readAccept } from "../accept-form.ts";
+import { accepting } from "../accept.ts";
 import { openDataConnection } from "../approaches/data-connection.ts";
 import { createIncomingPods, type IncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
@@ -115,6 +116,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     trust,
     pairing,
     addresses,
+    accept,
     metrics: createMetrics(() => coordinator.migrations()),
     log: logger,
     original: {
@@ -135,7 +137,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     records: createArrivalRecords(cluster, { siteName: trust.siteName }),
     node: interfaces.node,
     nodes: async () => interfaces.all(),
-    accept: (peer) => (peer === trust.siteName ? undefined : accepting(accept)),
+    accept: (peer) => (peer === trust.siteName ? undefined : accepting(accept, trust.peer(peer)?.accept)),
     own: { namespace: cluster.namespace, accounts: ownAccounts, secrets: [trustSecretName, nodeTrustSecretName] },
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,

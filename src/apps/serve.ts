@@ -36,7 +36,15 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
   const logger = log as FastifyBaseLogger;
 
   const local = opened.adopt(
-    createLocalApi({ coordinator, trust, pairing, addresses, metrics: createMetrics(() => coordinator.migrations()), log: logger }),
+    createLocalApi({
+      coordinator,
+      trust,
+      pairing,
+      addresses,
+      accept: config.accept,
+      metrics: createMetrics(() => coordinator.migrations()),
+      log: logger,
+    }),
     (each) => each.close(),
   );
   // The socket is also what keeps two coordinators apart, so it comes before anything is taken up.

@@ -1,5 +1,5 @@
 /** Pods as `baseline` of the Pod Security Standards takes them, and as it doesn't: the API server judges them alike (e2e/kubernetes-policy.e2e.test.ts). */
-import type { Accept } from "../accept.ts";
+import type { Accept } from "../accept-form.ts";
 import type { Pod } from "../platforms/kubernetes/kinds.ts";
 
 const image = "registry.example/shop:1";

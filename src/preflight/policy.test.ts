@@ -1,7 +1,8 @@
 import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { type Accept, accepting, nothing } from "../accept.ts";
+import type { Accept } from "../accept-form.ts";
+import { accepting, nothing } from "../accept.ts";
 import { containerNeed } from "../approaches/translation/needs-for-tests.ts";
 import { temporaryDirectory } from "../trust/temporary-directory-for-tests.ts";
 import { beyondBaseline, withinBaseline } from "./pods-for-tests.ts";

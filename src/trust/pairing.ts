@@ -9,6 +9,7 @@ import { request as httpsRequest } from "node:https";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type TLSSocket } from "node:tls";
 import { type Static, Type } from "typebox";
+import type { Accept } from "../accept-form.ts";
 import { UmsError } from "../errors.ts";
 import { formatAddress, parseAddress } from "../protocol/address.ts";
 import { closed } from "../protocol/forms.ts";
@@ -46,8 +47,8 @@ export type PairAnswer = Static<typeof PairAnswer>;
 
 /** Both ends of the pairing at one site. */
 export type Pairing = Readonly<{
-  /** Makes the one code that is good from now on. */
-  issueCode(): Promise<{ code: string; expiresAt: string }>;
+  /** Makes the one code that is good from now on. @param accept what the site that uses it may send here */
+  issueCode(accept?: Accept): Promise<{ code: string; expiresAt: string }>;
   /**
    * Answers a site that calls with the code.
    * @throws UmsError PAIRING_REFUSED and what {@link Trust.addPeer} throws
@@ -57,11 +58,11 @@ export type Pairing = Readonly<{
    * Calls the site that made the code.
    * @throws UmsError SITE_UNREACHABLE, PAIRING_REFUSED and what {@link Trust.addPeer} throws
    */
-  pairWith(options: { address: string; code: string; signal: AbortSignal }): Promise<Peer>;
+  pairWith(options: { address: string; code: string; accept?: Accept; signal: AbortSignal }): Promise<Peer>;
 }>;
 
 /** A code that has been issued, as it is kept until it is used. */
-type Offer = { key: string; expires: number };
+type Offer = { key: string; expires: number; accept?: Accept };
 
 const codeLifeMs = 10 * 60_000;
 const callLimitMs = 15_000;
@@ -85,24 +86,26 @@ export function createPairing({
   now?: () => number;
   offerCheckMs?: number;
 }): Pairing {
-  const keyOfOffer = (text: string | undefined) => {
+  const openOffer = (text: string | undefined) => {
     const offer = text === undefined ? undefined : (JSON.parse(text) as Offer);
-    return offer && now() < offer.expires ? Buffer.from(offer.key, "hex") : undefined;
+    return offer && now() < offer.expires ? { key: Buffer.from(offer.key, "hex"), accept: offer.accept } : undefined;
   };
   const lookUp = shared(offerCheckMs, async () => {
     let found: Buffer | undefined;
     await trust.pairingOffer((current) => {
-      found = keyOfOffer(current);
+      found = openOffer(current)?.key;
       return current;
     });
     return found;
   });
 
   return {
-    async issueCode() {
+    async issueCode(accept) {
       const code = newCode();
       const expires = now() + codeLifeMs;
-      await trust.pairingOffer(() => JSON.stringify({ key: keyOf(code).toString("hex"), expires } satisfies Offer));
+      await trust.pairingOffer(() =>
+        JSON.stringify({ key: keyOf(code).toString("hex"), expires, ...(accept && { accept }) } satisfies Offer),
+      );
       return { code, expiresAt: new Date(expires).toISOString() };
     },
 
@@ -117,11 +120,13 @@ export function createPairing({
       const isGood = (offered: Buffer | undefined) => offered !== undefined && sameProof(proof, prove(offered, "caller", transcript));
       const offered = await lookUp();
       let key = isGood(offered) ? offered : undefined;
+      let accept: Accept | undefined;
       if (key && request.step === "pair")
         // Used up in one stroke, as the other replica may be asked at the same moment.
         await trust.pairingOffer((current) => {
-          const newest = keyOfOffer(current);
-          key = isGood(newest) ? newest : undefined;
+          const newest = openOffer(current);
+          key = isGood(newest?.key) ? newest?.key : undefined;
+          accept = newest?.accept;
           return key ? undefined : current;
         });
       if (!key) {
@@ -135,12 +140,12 @@ export function createPairing({
         throw new UmsError("BAD_REQUEST", "The calling site's certificate is not of its own authority.");
       }
       if (request.step === "pair")
-        await trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen] });
+        await trust.addPeer({ name, certificate, addresses: request.addresses.length > 0 ? request.addresses : [seen], accept });
       const reply = { name: trust.siteName, certificate: trust.certificate, addresses: [...addresses], nonce: newNonce() };
       return { ...reply, proof: prove(key, "answerer", [...transcript, proof, reply]) };
     },
 
-    async pairWith({ address, code, signal }) {
+    async pairWith({ address, code, accept, signal }) {
       const key = keyOf(code);
       const limit = AbortSignal.any([signal, AbortSignal.timeout(callLimitMs)]);
       const socket = await dial(trust, address, limit);
@@ -161,7 +166,7 @@ export function createPairing({
         // Before the other site stores anything, this one must have been able to.
         trust.checkPeer(await take("introduce"));
         const { name, certificate, addresses: told } = await take("pair");
-        return await trust.addPeer({ name, certificate, addresses: [address, ...told] });
+        return await trust.addPeer({ name, certificate, addresses: [address, ...told], accept });
       } finally {
         socket.destroy();
       }

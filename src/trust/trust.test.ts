@@ -249,6 +249,30 @@ test("a part that makes no keys waits until another has made them", async () => 
   await expect(openTrust(openTrustFiles(temporaryDirectory()), "alpha", { makesKeys: false, signal })).rejects.toThrow();
 });
 
+test("what a peer may send is kept with it, also when it is paired anew, until something else is said", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  const add = async (more: object = {}) => {
+    await a.addPeer({ name: "beta", certificate: b.certificate, addresses: ["127.0.0.1:1"], ...more });
+    return (await open("alpha", a.directory)).peer("beta")?.accept;
+  };
+  expect(await add()).toBeUndefined();
+  expect(await add({ accept: { approaches: [] } })).toEqual({ approaches: [] });
+  expect(await add()).toEqual({ approaches: [] });
+  expect(await add({ accept: { namespaces: ["shop"] } })).toEqual({ namespaces: ["shop"] });
+  await a.acceptFrom("beta", undefined);
+  expect((await open("alpha", a.directory)).peer("beta")).not.toHaveProperty("accept");
+  await expect(a.acceptFrom("gamma", {})).rejects.toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
+});
+
+test("one of which can't be read what it may send is no peer: it would be taken for any", async () => {
+  const [a, b] = [await open("alpha"), await open("beta")];
+  await introduce(a, b);
+  const file = join(a.directory, "peers/beta.json");
+  const peer = JSON.parse(readFileSync(file, "utf8")) as object;
+  writeFileSync(file, JSON.stringify({ ...peer, accept: { approches: [] } }));
+  await expect(openTrust(openTrustFiles(a.directory), "alpha")).rejects.toThrow(/peers\/beta.json does not describe a site/);
+});
+
 test("a damaged file is named", async () => {
   const a = await open("alpha");
   writeFileSync(join(a.directory, "peers/beta.json"), "{");

@@ -1,6 +1,7 @@
 import { X509Certificate } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { checkServerIdentity, ConnectionOptions, SecureContextOptions, TLSSocket } from "node:tls";
+import { type Accept, isAccept } from "../accept-form.ts";
 import { UmsError } from "../errors.ts";
 import { parseAddress } from "../protocol/address.ts";
 import { siteNamePattern } from "../protocol/names.ts";
@@ -26,6 +27,8 @@ export type Peer = Readonly<{
   addresses: readonly string[];
   /** ISO 8601 */
   pairedAt: string;
+  /** What it may send here, as far as that is not what any site may. */
+  accept?: Accept | undefined;
 }>;
 
 /** What `tls.createServer` and `server.setSecureContext` take. */
@@ -63,10 +66,12 @@ export type Trust = Readonly<{
   peers(): Peer[];
   peer(name: string): Peer | undefined;
   /**
-   * Stores a peer; one that is there already, with the same authority, gets the new addresses.
+   * Stores a peer; one that is there already, with the same authority, gets the new addresses, and keeps its `accept` where none is given.
    * @throws UmsError SITE_NAME_TAKEN, PAIRED_WITH_ITSELF, BAD_REQUEST
    */
   addPeer(peer: Omit<Peer, "pairedAt">): Promise<Peer>;
+  /** Says what a peer may send here; undefined: what any site may. @throws UmsError SITE_NOT_FOUND */
+  acceptFrom(name: string, accept: Accept | undefined): Promise<Peer>;
   /** Rejects what {@link Trust.addPeer} would reject, and stores nothing. */
   checkPeer(peer: Pick<Peer, "name" | "certificate">): void;
   /** @throws UmsError SITE_NOT_FOUND */
@@ -211,6 +216,16 @@ export async function openTrust(
     }
   };
 
+  async function changePeer(name: string, change: (before: Peer | undefined) => Peer): Promise<Peer> {
+    const text = await store.update(peerEntry(name), (current) =>
+      textOf(change(current === undefined ? undefined : readPeer(store, name, current))),
+    );
+    const peer = readPeer(store, name, text ?? "");
+    peers.set(name, known(peer));
+    changed();
+    return peer;
+  }
+
   return {
     siteName,
     certificate: ownCertificate,
@@ -247,21 +262,19 @@ export async function openTrust(
     async addPeer(added) {
       checkPeer(added);
       added.addresses.forEach(parseAddress);
-      const peer: Peer = {
-        name: added.name,
-        certificate: added.certificate,
-        addresses: [...new Set(added.addresses)],
-        pairedAt: new Date(now()).toISOString(),
-      };
-      await store.update(peerEntry(peer.name), (current) => {
+      const addresses = [...new Set(added.addresses)];
+      const made = { name: added.name, certificate: added.certificate, addresses, pairedAt: new Date(now()).toISOString() };
+      return await changePeer(added.name, (before) => {
         // Another part of this site may have paired meanwhile.
-        if (current !== undefined && readPeer(store, peer.name, current).certificate !== peer.certificate) throw nameTaken(peer.name);
-        return textOf(peer);
+        if (before && before.certificate !== made.certificate) throw nameTaken(made.name);
+        return plain({ ...made, accept: added.accept ?? before?.accept });
       });
-      peers.set(peer.name, known(peer));
-      changed();
-      return peer;
     },
+    acceptFrom: (name, accept) =>
+      changePeer(name, (before) => {
+        if (!before) throw new UmsError("SITE_NOT_FOUND", `No site called “${name}” is paired.`);
+        return plain({ ...before, accept });
+      }),
     async removePeer(name) {
       if (!peers.has(name)) throw new UmsError("SITE_NOT_FOUND", `No site called “${name}” is paired.`);
       await store.update(peerEntry(name), () => undefined);
@@ -288,7 +301,10 @@ export async function openTrust(
 /** A peer, as a store has it. */
 export const textOf = (peer: Peer) => `${JSON.stringify(peer, undefined, 2)}\n`;
 
-const plain = ({ name, certificate, addresses, pairedAt }: Peer): Peer => ({ name, certificate, addresses, pairedAt });
+const plain = ({ name, certificate, addresses, pairedAt, accept }: Peer): Peer => ({
+  ...{ name, certificate, addresses, pairedAt },
+  ...(accept === undefined ? {} : { accept }),
+});
 
 function nameTaken(name: string): UmsError {
   return new UmsError("SITE_NAME_TAKEN", `A site called “${name}” with other keys is paired already.`);
@@ -337,6 +353,8 @@ function readPeer(store: TrustStore, name: string, text: string): Peer {
     readAuthority(peer.certificate);
     peer.addresses.forEach(parseAddress);
     if (peer.name !== name || typeof peer.pairedAt !== "string") throw new Error("The name is not the entry's.");
+    // What can't be read must not count as nothing said: that would be what any site may.
+    if (peer.accept !== undefined && !isAccept(peer.accept)) throw new Error("What it may send is not of the documented form.");
     return peer;
   } catch (cause) {
     throw new UmsError("BAD_STATE", `${store.placeOf(peerEntry(name))} does not describe a site.`, { cause });

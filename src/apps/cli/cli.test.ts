@@ -72,6 +72,9 @@ test("names are checked before anything is sent", async () => {
     ["watch", "x"],
     ["sites", "--remove", "A B"],
     ["pair", "--with", "host"],
+    ["pair", "--accept", "some"],
+    ["sites", "beta"],
+    ["sites", "--accept", "none"],
     ["migrate", "redis", "--to", "beta", "--patience", "long"],
   ];
   await Promise.all(wrong.map(async (args) => expect((await ums(site, ...args)).exitCode, args.join(" ")).toBe(2)));
@@ -101,6 +104,20 @@ test("where there are namespaces, each pod is shown with its own", async () => {
   expect((await ums(site, "list")).stdout).toMatch(/^NAMESPACE +NAME .*\ndefault +redis +Running .*\nshop +redis +Running /);
   expect((await ums(site, "status")).stdout).toMatch(/^ID +NAMESPACE +SERVICE .*\nm0000001 +shop +redis /);
   expect((await ums(site, "release")).stdout).toMatch(/^MIGRATION +NAMESPACE +SERVICE .*\nm0000001 +shop +redis /);
+});
+
+test("what a site may send is said when it is paired, or later, and shown", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta")];
+  const offer = (await ums(b, "pair", "--accept", "none", "--json")).last();
+  const accept = '{"namespaces": ["team-*"], "capabilities": ["CAP_NET_ADMIN"]}';
+  const { stdout } = await ums(a, "pair", "--with", b.address, "--code", offer.code, "--accept", accept);
+  expect(stdout).toMatch(/^it may send +namespaces team-\*; capabilities CAP_NET_ADMIN$/m);
+  expect((await ums(b, "sites")).stdout).toMatch(/MAY SEND\nalpha +yes .* nothing$/);
+  expect((await ums(b, "sites", "alpha", "--accept", "default")).stdout).toBe("Site alpha may send: as any.");
+  expect((await ums(b, "sites", "--json")).last()).toMatchObject([
+    { name: "alpha", accept: { approaches: ["container-level", "orchestrator-level"] } },
+  ]);
+  expect(await ums(b, "sites", "alpha", "--accept", '{"hostNetwork": true}')).toMatchObject({ exitCode: 2 });
 });
 
 test("two sites pair by what the verbs print and ask", async () => {

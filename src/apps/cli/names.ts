@@ -1,5 +1,7 @@
 /** What was typed is checked before it is sent, by the patterns of the API's schema. */
 import { InvalidArgumentError } from "commander";
+import type { Accept } from "../../accept-form.ts";
+import { nothing } from "../../accept.ts";
 import { parseAddress } from "../../protocol/address.ts";
 import { migrationIdPattern, namespacePattern, serviceNamePattern, siteNamePattern } from "../../protocol/names.ts";
 
@@ -33,3 +35,15 @@ export function seconds(text: string): number {
   if (text.trim() === "" || !Number.isFinite(value) || value < 0) throw new InvalidArgumentError("It is not a number of seconds.");
   return value;
 }
+
+/** What a site may send: `none`, or JSON, of which the coordinator knows the fields. */
+export function policy(text: string): Accept {
+  if (text === "none") return nothing;
+  try {
+    return JSON.parse(text) as Accept;
+  } catch {
+    throw new InvalidArgumentError("It is neither “none” nor JSON.");
+  }
+}
+
+export const policyOrDefault = (text: string) => (text === "default" ? text : policy(text));

@@ -110,7 +110,15 @@ export function createHostCoordinator({
       const isBack = isOf(need.spec.name, peer);
       const others = led().filter((each) => !isBack(each));
       const ports = others.flatMap(({ migration, service, ports: ledPorts }) => ledPorts.map((port) => ({ ...port, service, migration })));
-      return destinationChecks({ need, engine, config, accept: accepting(config.accept), namespace, led: ports, signal });
+      return destinationChecks({
+        need,
+        engine,
+        config,
+        accept: accepting(config.accept, trust.peer(peer)?.accept),
+        namespace,
+        led: ports,
+        signal,
+      });
     },
     imageDirectories: config.imageDirectories,
     workDirectory,

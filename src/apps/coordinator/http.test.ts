@@ -253,6 +253,23 @@ test("sites are paired, shown with whether they answer, and removed unless a mig
   expect((await call(a, "GET", "/sites")).body).toEqual([]);
 });
 
+test("what a site may send is said by either one when they pair, shown with it, and can be changed", async () => {
+  const [a, b] = [await startSite("alpha"), await startSite("beta")];
+  const offer = (await call(b, "POST", "/sites/pairing-code", { accept: { approaches: [] } })).body;
+  const accept = { namespaces: ["shop"] };
+  const paired = await call(a, "POST", "/sites/pair", { address: b.address, code: offer.code, accept });
+  expect(paired.body).toMatchObject({ name: "beta", accept: { namespaces: ["shop"], images: ["*"], privileged: false } });
+  expect((await call(b, "GET", "/sites")).body).toMatchObject([{ name: "alpha", accept: { approaches: [] } }]);
+  expect(b.trust.peer("alpha")?.accept).toEqual({ approaches: [] });
+  const said = await call(b, "POST", "/sites/alpha/accept", { accept: { privileged: true } });
+  expect(said.body).toMatchObject({ name: "alpha", accept: { privileged: true, namespaces: ["*"] } });
+  expect((await call(b, "POST", "/sites/alpha/accept", {})).body).toMatchObject({ accept: { privileged: false } });
+  expect(b.trust.peer("alpha")).not.toHaveProperty("accept");
+  expect(await call(b, "POST", "/sites/gamma/accept", {})).toMatchObject({ status: 404, body: { code: "SITE_NOT_FOUND" } });
+  for (const wrong of [{ accept: { hostNetwork: true } }, { accept: { approaches: ["magic"] } }, { accept: "none" }])
+    expect((await call(b, "POST", "/sites/alpha/accept", wrong)).status, JSON.stringify(wrong)).toBe(400);
+});
+
 test("an unforeseen failure is told without its inside", async () => {
   const fake = createFakeCoordinator({ doctor: async () => await Promise.reject(new Error("secret /root/path")) });
   const a = await startSite("alpha", { fake });

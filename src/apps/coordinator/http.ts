@@ -6,6 +6,8 @@ import { chmodSync, chownSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import { Type } from "typebox";
+import { Accept } from "../../accept-form.ts";
+import { accepting } from "../../accept.ts";
 import { UmsError } from "../../errors.ts";
 import { Check } from "../../preflight/check.ts";
 import { parseAddress } from "../../protocol/address.ts";
@@ -27,6 +29,8 @@ export type LocalApiParts = Readonly<{
   pairing: Pairing;
   /** Under which other sites may call this one; may be empty. */
   addresses: readonly string[];
+  /** What any other site may send here. */
+  accept?: Accept;
   metrics: Metrics;
   log: FastifyBaseLogger;
   original?: OriginalSettings;
@@ -48,8 +52,10 @@ const PairingCode = Type.Object(
   },
   closed,
 );
+/** Absent: what any site may send; the site that is paired may. */
+const MaySend = { accept: Type.Optional(Accept) };
 const PairWith = Type.Object(
-  { address: Type.String({ pattern: addressPattern, maxLength: 300 }), code: Type.String({ maxLength: 64 }) },
+  { address: Type.String({ pattern: addressPattern, maxLength: 300 }), code: Type.String({ maxLength: 64 }), ...MaySend },
   closed,
 );
 const problems = { "4xx": Problem, "5xx": Problem };
@@ -99,10 +105,18 @@ function ownApi({
   trust,
   pairing,
   addresses,
+  accept,
   metrics,
   stopped,
 }: LocalApiParts & { stopped: AbortSignal }): FastifyPluginCallbackTypebox {
   return (app, _options, ready) => {
+    const asSite = (peer: Peer) => ({
+      name: peer.name,
+      addresses: [...peer.addresses],
+      fingerprint: fingerprintOf(readAuthority(peer.certificate)),
+      pairedAt: peer.pairedAt,
+      accept: accepting(accept, peer.accept),
+    });
     const knownSite = (name: string) => {
       const peer = trust.peer(name);
       if (!peer) throw new UmsError("SITE_NOT_FOUND", `No site called “${name}” is paired.`);
@@ -182,17 +196,36 @@ function ownApi({
       async () =>
         await Promise.all(trust.peers().map(async (peer) => ({ ...asSite(peer), reachable: await answers(trust, peer.name, stopped) }))),
     );
-    app.post("/sites/pairing-code", { schema: { response: { 200: PairingCode } } }, async () => ({
-      ...(await pairing.issueCode()),
-      site: trust.siteName,
-      fingerprint: trust.fingerprint,
-      addresses: [...addresses],
-    }));
+    app.post(
+      "/sites/pairing-code",
+      {
+        schema: { body: Type.Object(MaySend, closed), response: { 200: PairingCode, ...problems } },
+        preValidation: async (request) => void (request.body = (request.body as typeof request.body | undefined) ?? {}),
+      },
+      async (request) => ({
+        ...(await pairing.issueCode(request.body.accept)),
+        site: trust.siteName,
+        fingerprint: trust.fingerprint,
+        addresses: [...addresses],
+      }),
+    );
     app.post("/sites/pair", { schema: { body: PairWith, response: { 200: Site, ...problems } } }, async (request) => {
       parseAddress(request.body.address);
       const signal = AbortSignal.any([stopped, AbortSignal.timeout(pairingCallMs)]);
       return { ...asSite(await pairing.pairWith({ ...request.body, signal })), reachable: true };
     });
+    app.post(
+      "/sites/:name/accept",
+      {
+        schema: {
+          params: Type.Object({ name: SiteName }, closed),
+          body: Type.Object(MaySend, closed),
+          response: { 200: Site, ...problems },
+          description: "Says what the site may send here from now on",
+        },
+      },
+      async (request) => asSite(await trust.acceptFrom(knownSite(request.params.name).name, request.body.accept)),
+    );
     app.delete(
       "/sites/:name",
       { schema: { params: Type.Object({ name: SiteName }, closed), response: { 204: Type.Null(), ...problems } } },
@@ -215,15 +248,6 @@ function ownApi({
     );
     app.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
     ready();
-  };
-}
-
-function asSite(peer: Peer) {
-  return {
-    name: peer.name,
-    addresses: [...peer.addresses],
-    fingerprint: fingerprintOf(readAuthority(peer.certificate)),
-    pairedAt: peer.pairedAt,
   };
 }
 

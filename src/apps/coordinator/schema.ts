@@ -1,5 +1,6 @@
 /** What crosses the coordinator's API, validated where it comes in and shown in the OpenAPI document. */
 import { type Static, Type } from "typebox";
+import { Accept } from "../../accept-form.ts";
 import { phases } from "../../engine/progress.ts";
 import { AbsolutePath, closed } from "../../protocol/forms.ts";
 import { migrationIdPattern, namespacePattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../protocol/names.ts";
@@ -140,6 +141,7 @@ export const Site = Type.Object(
     addresses: Type.Array(Type.String()),
     fingerprint: Type.String(),
     pairedAt: Type.String(),
+    accept: Type.Required(Accept, { ...closed, description: "What it may send here" }),
     reachable: Type.Optional(Type.Boolean()),
   },
   closed,

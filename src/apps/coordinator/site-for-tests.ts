@@ -23,7 +23,7 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
   const trust: Trust = await openTrust(openTrustFiles(directory), name);
   // The port is known only once the server listens.
   const latePairing: Pairing = {
-    issueCode: () => pairing.issueCode(),
+    issueCode: (accept) => pairing.issueCode(accept),
     answer: (request, socket) => pairing.answer(request, socket),
     pairWith: (options) => pairing.pairWith(options),
   };
@@ -40,7 +40,7 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
   const address = `127.0.0.1:${port}`;
   const pairing = createPairing({ trust, addresses: [], port, now });
   const metrics = createMetrics(fake.coordinator.migrations);
-  const newApi = () => createLocalApi({ coordinator: fake.coordinator, trust, pairing, addresses: [address], metrics, log });
+  const newApi = () => createLocalApi({ coordinator: fake.coordinator, trust, pairing, addresses: [address], accept: {}, metrics, log });
   const localApi = newApi();
   const socketPath = join(directory, "ums.sock");
   await listenOnSocket(localApi, { path: socketPath });

@@ -4,7 +4,7 @@ import { loadAll } from "js-yaml";
 import { describe, expect, test } from "vitest";
 import { coordinatorServicePort, healthPort, interfaceHealth } from "../../cluster-settings.ts";
 import { migrationSchema, migrations } from "./migration.ts";
-import { readAccept } from "../../accept.ts";
+import { readAccept } from "../../accept-form.ts";
 import { ownAccounts } from "../../cluster-settings.ts";
 import { nodeTrustSecretName, trustSecretName } from "./trust-store.ts";
 

@@ -15,6 +15,7 @@ const kinds: Record<string, "services" | "namespaces" | "sites" | "migrations"> 
   cancel: "migrations",
   release: "migrations",
   resolve: "migrations",
+  sites: "sites",
   "--to": "sites",
   "--remove": "sites",
   "--namespace": "namespaces",

@@ -1,5 +1,7 @@
+import type { Accept } from "../../../accept-form.ts";
+import { inWords } from "../../../accept.ts";
 import type { Site } from "../../coordinator/schema.ts";
-import { address } from "../names.ts";
+import { address, policy } from "../names.ts";
 import type { Verb } from "../verb.ts";
 
 type Offer = { code: string; expiresAt: string; site: string; fingerprint: string; addresses: string[] };
@@ -10,10 +12,12 @@ export const pair: Verb = (program, act) => {
     .description("make a code for another site, or pair with the site that made one")
     .option("--with <host:port>", "the site that made the code", address)
     .option("--code <code>", "its code; asked for where it is not given")
+    .option("--accept <policy>", "what that site may send here: none, or JSON as in the configuration; default: what any may", policy)
     .action(
-      act(async ({ client, terminal, readLine }, options: { with?: string; code?: string }) => {
+      act(async ({ client, terminal, readLine }, options: { with?: string; code?: string; accept?: Accept }) => {
+        const accept = options.accept === undefined ? {} : { accept: options.accept };
         if (options.with === undefined) {
-          const offer = await client.call<Offer>("POST", "/sites/pairing-code");
+          const offer = await client.call<Offer>("POST", "/sites/pairing-code", accept);
           const where = offer.addresses[0] ?? "HOST:PORT";
           terminal.result(
             offer,
@@ -29,8 +33,8 @@ export const pair: Verb = (program, act) => {
           return;
         }
         const code = options.code ?? (await readLine("Code: "));
-        const site = await client.call<Site>("POST", "/sites/pair", { address: options.with, code });
-        terminal.result(site, `Paired with ${site.name}.\nfingerprint  ${site.fingerprint}`);
+        const site = await client.call<Site>("POST", "/sites/pair", { address: options.with, code, ...accept });
+        terminal.result(site, `Paired with ${site.name}.\nfingerprint  ${site.fingerprint}\nit may send  ${inWords(site.accept)}`);
       }),
     );
 };
