@@ -264,8 +264,35 @@ describe("the destination's policy", () => {
     expect(checked.map(codesOf)).toEqual(hostile.map(() => expect.arrayContaining(["POLICY"]) as string[]));
     const reserved = await askAs(host, cluster, hostile.map(put));
     expect(reserved.map(({ code }) => code)).toEqual(hostile.map(() => "POLICY"));
+    const unreadable = [inDefault({ initContainers: 1 }), inDefault({ securityContext: { sysctls: 1 } })];
+    expect((await askAs(host, cluster, unreadable.map(put))).map(({ code }) => code)).toEqual(unreadable.map(() => "BAD_REQUEST"));
     expect(await tracesSince([cluster], [before.cluster])).toEqual([]);
   }, 240_000);
+
+  test("is not for a copy of a pod that is here already", async () => {
+    const securityContext = { capabilities: { add: ["NET_ADMIN"] } };
+    await cluster.apply({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "native" },
+      spec: { containers: [{ name: "main", image, command: ["sleep", "infinity"], securityContext }] },
+    });
+    await ready("native");
+    const snapshotPath = "/var/lib/kubelet/migration/native/now";
+    for (const [name, action] of [
+      ["kept", { action: "checkpoint", sourcePod: "native" }],
+      ["again", { action: "restore" }],
+    ] as const) {
+      const spec = { ...action, snapshotPath, selector: {} };
+      await cluster.apply({ apiVersion: "podmig.dcn.ssu.ac.kr/v1", kind: "Podmigration", metadata: { name }, spec });
+      await kubectl("wait", "--for=jsonpath={.status.state}=Completed", `podmigration/${name}`, "--timeout=60s");
+    }
+    const copy = await kubectl("get", "podmigration/again", "--output=jsonpath={.status.activePod}");
+    await ready(copy);
+    await kubectl("delete", "podmigration/kept", "podmigration/again", "pod/native", `pod/${copy}`, "--grace-period=1");
+    await cluster.cluster.nodes[0].exec(["rm", "-r", "/var/lib/kubelet/migration/native"]);
+    await expectNothingLeft();
+  });
 
   test("judges a service as it would be made here, and takes more where that is accepted from its site", async () => {
     const accept = '{"capabilities":["CAP_NET_ADMIN"]}';

@@ -36,7 +36,7 @@ import { unpack } from "../../transfer/tree.ts";
 import { type Allowance, createAllowance, receiveService } from "../receive.ts";
 import { awaitContainer, restoreContainer } from "../restore.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
-import { asChecks } from "../translation/refusals.ts";
+import { asChecks, understood } from "../translation/refusals.ts";
 import { startAgain } from "./restart-policy.ts";
 
 /** What of an incoming migration outlives this process. */
@@ -589,15 +589,6 @@ function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need
 async function expectNoLinks(spec: ContainerSpec): Promise<void> {
   const linked = await linkedMounts(spec);
   if (linked.length > 0) throw new UmsError("POLICY", linked.join(" "));
-}
-
-/** A pod's manifest has no schema here; what of it can't be read is its sender's mistake. @throws UmsError BAD_REQUEST */
-function understood<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (cause) {
-    throw new UmsError("BAD_REQUEST", "The pod's manifest can't be read.", { cause });
-  }
 }
 
 /** The name by which an image is known to be of a migration that has not ended. */

@@ -15,7 +15,7 @@ import { type CheckResult, measuresOf } from "../../protocol/measures.ts";
 import type { ServiceNeed } from "../../protocol/need.ts";
 import type { PodNeed, PublishedPort } from "../../protocol/pod.ts";
 import { podOfContainer } from "../translation/pod-of-container.ts";
-import { asChecks } from "../translation/refusals.ts";
+import { asChecks, understood } from "../translation/refusals.ts";
 import type { NodeClient } from "./node/client.ts";
 import { withoutSecrets } from "./pod-need.ts";
 import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
@@ -140,8 +140,10 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
   async function checkPod(need: PodNeed, accept: Accepting | undefined, signal: AbortSignal): Promise<CheckResult[]> {
     const { namespace, name } = need.pod.metadata;
-    const pod = destinationPod(need.pod, { migration: "000000000000", images: need.containers, node: need.node });
-    const judged = accept ? [judge(pod, accept)] : [];
+    const { pod, judged } = understood(() => {
+      const made = destinationPod(need.pod, { migration: "000000000000", images: need.containers, node: need.node });
+      return { pod: made, judged: accept ? [podPolicy(made, accept, parts.own)] : [] };
+    });
     const taken = await cluster.get(pods, name, { namespace, signal });
     const refused = await cluster.create(pods, pod, { namespace, dryRun: true, signal }).then(
       (admitted) => added(pod, admitted),
@@ -157,14 +159,6 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
       verdict("the API server takes the pod", "POD_REFUSED", taken || refused === undefined ? [] : [refused]),
       ...(await checkNodes(need, signal)),
     ];
-  }
-
-  function judge(pod: Pod, accept: Accepting): CheckResult {
-    try {
-      return podPolicy(pod, accept, parts.own);
-    } catch (cause) {
-      throw new UmsError("BAD_REQUEST", "The pod's manifest can't be read.", { cause });
-    }
   }
 
   /** What the node that fits best says: which one it will be is the scheduler's. */

@@ -1,5 +1,5 @@
 /** What of a service its destination has no words for. */
-import type { ErrorCode } from "../../errors.ts";
+import { type ErrorCode, UmsError } from "../../errors.ts";
 import { verdict } from "../../preflight/check.ts";
 import type { CheckResult } from "../../protocol/measures.ts";
 
@@ -19,4 +19,13 @@ export function asChecks(refusals: readonly Refusal[]): CheckResult[] {
       refusals.filter((refusal) => refusal.code === code).map(({ detail }) => detail),
     ),
   );
+}
+
+/** A pod's manifest has no schema here; what of it can't be read is its sender's mistake. @throws UmsError BAD_REQUEST */
+export function understood<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    throw new UmsError("BAD_REQUEST", "The pod's manifest can't be read.", { cause });
+  }
 }
