@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Static, TSchema } from "typebox";
 import { CopyIsGone } from "../engine/ports.ts";
 import { UmsError } from "../errors.ts";
-import { CheckAnswer, expectForm } from "../protocol/conversation.ts";
+import { CheckAnswer, Done, expectForm } from "../protocol/conversation.ts";
 import type { ServiceNeed } from "../protocol/need.ts";
 import type { PeerClient } from "../trust/peer-client.ts";
 
@@ -61,7 +61,8 @@ export function createDestinationSite(
   return {
     ask: async (method, action, answer, asking) => expectForm(answer, await request(method, action, asking), action || "the reservation"),
     release: async () => void (await request("DELETE", "")),
-    restore: async (signal) => void (await request("POST", "/restore", { timeoutMs: restoreMs, signal }).catch(orGone)),
+    restore: async (signal) =>
+      void expectForm(Done, await request("POST", "/restore", { timeoutMs: restoreMs, signal }).catch(orGone), "the restore"),
     // Longer than a restore may take: the destination ends it first.
     destroyRestored: async () => void (await request("DELETE", "", { timeoutMs: restoreMs + requestMs })),
     commit: async (answer) => expectForm(answer, await request("POST", "/commit").catch(orGone), "the commit"),

@@ -48,13 +48,16 @@ export type CreateAnswer = Static<typeof CreateAnswer>;
 export const ArmAnswer = Type.Object(
   {
     /** From a port of the service ({@link portKey}) to the destination's port that leads there. Absent: published as at the source. */
-    ports: Type.Optional(Type.Record(Type.String({ pattern: "^[0-9]{1,5}/(tcp|udp)$" }), Port, { maxProperties: 256 })),
+    ports: Type.Optional(Type.Record(Type.String({ pattern: "^[0-9]{1,5}/(tcp|udp)$" }), Port, { ...closed, maxProperties: 256 })),
     /** The copy's own, where it has one that is reachable from within its cluster. */
     podAddress: Type.Optional(IPv4),
   },
   closed,
 );
 export type ArmAnswer = Static<typeof ArmAnswer>;
+
+/** What the destination answers when it has done what was asked and has nothing to tell. */
+export const Done = Type.Object({});
 
 /** What another site says is taken for nothing but what it should be. @throws UmsError PEER_FAILED */
 export function expectForm<S extends TSchema>(schema: S, answer: unknown, what: string): Static<S> {

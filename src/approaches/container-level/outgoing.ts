@@ -2,7 +2,6 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { Type } from "typebox";
 import { freezerOf, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
@@ -11,7 +10,7 @@ import type { Container, ContainerEngine } from "../../container-engines/engine.
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { UmsError } from "../../errors.ts";
 import { type ContainerNeed, ReserveAnswer } from "../../protocol/container.ts";
-import { ArmAnswer, CreateAnswer, type DataTarget, dataTarget, portKey } from "../../protocol/conversation.ts";
+import { ArmAnswer, CreateAnswer, type DataTarget, dataTarget, Done, portKey } from "../../protocol/conversation.ts";
 import {
   forgetConnections,
   forgetDatagrams,
@@ -263,7 +262,7 @@ export function createOutgoing(
         await data.stream({ kind: "image", file }, createReadStream(path.join(directory, file), { highWaterMark: 1 << 20 }));
       }
       await data.flush(limits.reserveMs);
-      await site.ask("POST", "/image", Type.Unknown(), { timeoutMs: limits.reserveMs, signal });
+      await site.ask("POST", "/image", Done, { timeoutMs: limits.reserveMs, signal });
     } finally {
       await rm(directory, { recursive: true, force: true });
     }
@@ -284,7 +283,7 @@ export function createOutgoing(
       await expectFrozen(); // the last moment at which it can be undone
     },
     destroyRestored: site.destroyRestored,
-    commit: async () => void (await site.commit(Type.Unknown())),
+    commit: async () => void (await site.commit(Done)),
   };
 
   return { source, destination, bytesSent: () => sender?.bytesSent() ?? 0, close: () => sender?.close() };
