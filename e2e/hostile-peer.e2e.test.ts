@@ -94,12 +94,12 @@ test.each<[string, Script]>([
   ["a restore that is text", { restore: { text: "<html>" } }],
 ])("%s ends the migration, and nothing else", async (_what, hostileScript) => {
   const { phase, error } = await migrate(hostileScript);
-  expect(phase).toMatch(/^(Failed|RolledBack)$/);
-  expect(error?.code).toBe("PEER_FAILED");
-  expect(error?.message).toMatch(/not of the documented form|not JSON|could not store what was sent/);
   expect(ledTo().filter((address) => address !== b.host.address)).toEqual([]);
   expect(monitor.output()).not.toContain("stolen");
   await expectUntouched();
+  expect(phase).toMatch(/^(Failed|RolledBack)$/);
+  expect(error?.code).toBe("PEER_FAILED");
+  expect(error?.message).toMatch(/not of the documented form|not JSON|could not store what was sent/);
 });
 
 test("whatever a destination says of its ports, clients are led to where it has proved who it is, and nowhere else", async () => {

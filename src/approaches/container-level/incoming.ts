@@ -53,6 +53,8 @@ export type IncomingRecords = Readonly<{
   /** Committed or gone, durably. */
   ended(id: string): "committed" | "gone" | undefined;
   end(id: string, outcome: "committed" | "gone"): void;
+  /** Leaves nothing of an ended migration's environment and arguments. Not while clients wait. */
+  forget(id: string): void;
   unfinished(): string[];
   progress(id: string, progress: { bytes: number; state: PeerState }): void;
 }>;
@@ -325,6 +327,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (containerId !== undefined) await forgetRestore(containerId);
     const mark = records.fact<string>(id, "imageMark");
     if (mark !== undefined) await engine.unnameImage(mark);
+    records.forget(id);
     await cleanUp(id);
   }
 
@@ -338,6 +341,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       reservation?.memory?.close();
       await destroyCopy(id, records.fact<string>(id, "containerId"));
       records.end(id, "gone");
+      records.forget(id);
       reservations.delete(id);
     };
     await (reservation ? inTurn(reservation, act) : act());

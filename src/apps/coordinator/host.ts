@@ -127,7 +127,7 @@ export function createHostCoordinator({
     maxIncoming: config.maxIncoming,
     left(service, peer) {
       const last = database.list().find((each) => each.role === "source" && each.service === service && each.peer === peer);
-      return last?.phase === "Succeeded" ? database.fact<SourceFacts>(last.id, "source")?.need : undefined;
+      return last?.phase === "Succeeded" ? database.fact<Partial<SourceFacts>>(last.id, "source")?.need : undefined;
     },
     async reclaim(service, peer) {
       for (const { migration, slot } of led().filter(isOf(service, peer))) {
@@ -310,6 +310,21 @@ export function createHostCoordinator({
     }
   }
 
+  const hasSecrets = (id: string) => {
+    const { source, need } = database.facts(id) as { source?: Partial<SourceFacts>; need?: unknown };
+    return need !== undefined || source?.container !== undefined;
+  };
+
+  /** What nobody needs of a migration that has ended: environments, arguments. A container that went to a cluster may come back as a Pod, and is known by them. */
+  function forget(id: string): void {
+    const record = database.get(id);
+    if (record?.role === "destination") return database.setFact(id, "need", undefined);
+    const { need, target, forwarding } = database.fact<Partial<SourceFacts>>(id, "source") ?? {};
+    const isInCluster = target?.node !== undefined;
+    const kept = { ...(isInCluster ? { need, target } : {}), ...(forwarding ? { forwarding } : {}) };
+    database.setFact(id, "source", record?.phase === "Succeeded" ? kept : undefined);
+  }
+
   function finish(id: string, outcome: Outcome, report: Report, state: Running, started: number): void {
     const untouched = !openJournal(database, id).isStarted("reserve");
     const phase = outcome.outcome === "succeeded" ? "Succeeded" : untouched ? "Failed" : "RolledBack";
@@ -319,14 +334,14 @@ export function createHostCoordinator({
           ? new UmsError("CANCELLED", "The migration was cancelled.")
           : outcome.cause
         : undefined;
-    // What has gone away is told by it, should it come back as a Pod; else nobody needs its environment any more.
-    if (phase !== "Succeeded") database.setFact(id, "source", undefined);
     const end = database.end(id, {
       phase,
       report,
       bytesSent: state.bytesSent,
       ...(cause ? { error: { code: codeOf(cause), detail: cause.message } } : {}),
     });
+    forget(id);
+    database.scrub();
     log.info({ migration: id, phase: end.phase, error: end.error, report, elapsedMs: Date.now() - started }, "the migration has ended");
     if (cause && !(cause instanceof UmsError)) log.warn({ migration: id, cause }, "why it was undone");
   }
@@ -537,6 +552,9 @@ export function createHostCoordinator({
 
     resume() {
       database.prune(new Date(Date.now() - rememberedMs).toISOString());
+      // Of those that ended just before this process did.
+      for (const { id, endedAt } of database.list()) if (endedAt !== undefined && hasSecrets(id)) forget(id);
+      database.scrub();
       const open = database.unfinished().filter(({ role }) => role === "source");
       const held = new Set(open.map(({ id }) => database.fact<SourceFacts>(id, "source")?.container.id));
       void releaseStaleMarks(held).catch((cause: unknown) => log.warn({ cause }, "marks that no migration needs could not be removed"));
@@ -591,9 +609,11 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
     },
     end(id, outcome) {
       if (record(id)) database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
-      // Nobody needs its environment and its arguments any more.
-      if (record(id)) database.setFact(id, "need", undefined);
       changed();
+    },
+    forget(id) {
+      if (record(id)) database.setFact(id, "need", undefined);
+      database.scrub();
     },
     unfinished: () =>
       database
