@@ -144,8 +144,8 @@ async function leftAfter(sites: readonly TestSite[], before: readonly Inventory[
   }
 }
 
-export async function moved(from: TestSite, to: TestSite, name = service): Promise<Migration> {
-  const migration = await from.json<Migration>(["migrate", name, "--to", to.name]);
+export async function moved(from: TestSite, to: TestSite, name = service, options: { timeoutMs?: number } = {}): Promise<Migration> {
+  const migration = await from.json<Migration>(["migrate", name, "--to", to.name], options);
   if (migration.phase !== "Succeeded") throw new Error(`The migration ended as ${JSON.stringify(migration)}`);
   return migration;
 }

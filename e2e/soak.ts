@@ -4,16 +4,21 @@
  *     npm run soak                          all of it
  *     npm run soak -- matrix "the link"     the cases whose names contain the words
  *     npm run soak -- steps | trips | crowd | clients
+ *     npm run soak -- fuzz 1000000 0        so many inputs of any kind, of which so many have been tried before
+ *     npm run soak -- files 1000000         a service with so many files
  */
 import { setUp } from "../setup/setup.ts";
 import { complaints, slowest } from "./busy-client.ts";
 import { type BusyService, createBusyService } from "./busy-service.ts";
 import { buildImages } from "./images.ts";
+import { createFuzzing, type Fuzzing, kindsOfInput } from "./fuzzing.ts";
+import { moveManyFiles } from "./many-files.ts";
 import { createGround, type Ground, moments, onePerStep, moved, nameOf, steps, type Tried, victims } from "./disturbance.ts";
 
 const [part = "all", ...words] = process.argv.slice(2);
 const trips = 20;
 const hops = 20;
+const fuzzRound = { inputs: 50_000, forMs: 60_000 };
 let passed = 0;
 let failed = 0;
 let skipped = 0;
@@ -63,6 +68,32 @@ async function hopServed(busy: BusyService): Promise<string> {
   return slowest(met);
 }
 
+/** In rounds, each with its own seed: who stops it can go on where it was. */
+async function fuzzAll(inputs: number, tried: number): Promise<void> {
+  let fuzzing: Fuzzing | undefined;
+  for (let round = tried, done = tried; done < inputs;) {
+    for (const what of kindsOfInput) {
+      const isGood = await tell(`inputs from ${done} on, ${what}`, async () => {
+        fuzzing ??= await createFuzzing();
+        const {
+          inputs: given,
+          slowestMs,
+          outcomes,
+        } = await fuzzing.run(what, { seed: round, ...fuzzRound, inputs: Math.min(fuzzRound.inputs, inputs - done) });
+        done += given;
+        await fuzzing.expectWell();
+        const often = Object.entries(outcomes).toSorted(([, one], [, other]) => other - one);
+        return `${given} given, ${slowestMs.toFixed()} ms at most; ${often.map(([outcome, times]) => `${outcome.trim()} ${times}`).join(", ")}`;
+      });
+      round++;
+      if (isGood) continue;
+      await fuzzing?.[Symbol.asyncDispose]();
+      fuzzing = undefined;
+    }
+  }
+  await fuzzing?.[Symbol.asyncDispose]();
+}
+
 await setUp();
 await buildImages(["redis", "services"]);
 
@@ -98,6 +129,13 @@ await leaveGround();
 if (part === "all" || part === "clients") {
   await using busy = await createBusyService();
   for (let hop = 1; hop <= hops; hop++) await tell(`hop ${hop} of a busy service`, () => hopServed(busy));
+}
+
+if (part === "all" || part === "fuzz") await fuzzAll(Number(words[0] ?? 1_000_000), Number(words[1] ?? 0));
+
+if (part === "all" || part === "files") {
+  const count = Number(words[0] ?? 1_000_000);
+  await tell(`a service with ${count} files`, () => moveManyFiles(count));
 }
 
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);

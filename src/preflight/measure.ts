@@ -7,14 +7,23 @@ import { endWith, ownGroup, readingAll } from "../transfer/confined.ts";
 
 const diskUsageMs = 120_000;
 
-/** Blocks in use, so that sparse files count as what they take. */
+/** What a file costs beside its blocks: its inode and name, or its headers in an archive. */
+const nameBytes = 2 << 10;
+
+/** Blocks in use, so that sparse files count as what they take, and what their names cost: a million empty files are much. */
 export async function diskUsage(directories: readonly string[], signal: AbortSignal): Promise<number> {
   const there = directories.filter((directory) => directory !== "");
   if (there.length === 0) return 0;
+  const [bytes, names] = await Promise.all([total(there, "--block-size=1", signal), total(there, "--inodes", signal)]);
+  return bytes + names * nameBytes;
+}
+
+/** @throws UmsError FILES_UNREADABLE */
+async function total(directories: readonly string[], what: string, signal: AbortSignal): Promise<number> {
   // A file that vanishes while du looks makes it end with 1; the total is told all the same.
-  const [confine, ...confinement] = readingAll(there);
-  const names = there.map((_, at) => String(at));
-  const counting = execa(confine, [...confinement, "du", "--summarize", "--total", "--block-size=1", "--", ...names], {
+  const [confine, ...confinement] = readingAll(directories);
+  const names = directories.map((_, at) => String(at));
+  const counting = execa(confine, [...confinement, "du", "--summarize", "--total", what, "--", ...names], {
     ...ownGroup,
     stdin: "ignore",
     reject: false,
@@ -23,9 +32,9 @@ export async function diskUsage(directories: readonly string[], signal: AbortSig
   endWith(counting, AbortSignal.any([signal, AbortSignal.timeout(diskUsageMs)]));
   const { stdout } = await counting;
   signal.throwIfAborted();
-  const total = /^(\d+)\ttotal$/m.exec(stdout)?.[1];
-  if (total === undefined) throw new UmsError("FILES_UNREADABLE", `The size of ${there.join(", ")} could not be found out.`);
-  return Number(total);
+  const told = /^(\d+)\ttotal$/m.exec(stdout)?.[1];
+  if (told === undefined) throw new UmsError("FILES_UNREADABLE", `The size of ${directories.join(", ")} could not be found out.`);
+  return Number(told);
 }
 
 /** uids of a container's processes, as the host sees them. */

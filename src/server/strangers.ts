@@ -9,6 +9,7 @@ import type { Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { parseAddress } from "../protocol/address.ts";
 import type { Trust } from "../trust/trust.ts";
+import { boundConnections } from "./peer-connections.ts";
 
 /** What connections that nobody has vouched for may take up; twice over, as peers' addresses have as much again. */
 export type ConnectionLimits = Readonly<{
@@ -24,6 +25,8 @@ export type ConnectionLimits = Readonly<{
   handshakeMs: number;
   /** A handshake costs the one thread, on which migrations run too, about half a millisecond. */
   handshakesPerSecond: number;
+  /** Of one paired site, all its nodes together. */
+  ofPeer: number;
 }>;
 
 export const defaultLimits: ConnectionLimits = {
@@ -35,6 +38,7 @@ export const defaultLimits: ConnectionLimits = {
   strangerMs: 10_000,
   handshakeMs: 5_000,
   handshakesPerSecond: 400,
+  ofPeer: 256,
 };
 
 /** Handshakes that may come at once, in seconds' worth. */
@@ -146,8 +150,11 @@ export function guardConnections({
     const raw = all.get(endOf(socket));
     if (raw) for (const { forget } of classes) forget(raw);
   };
+  const bound = boundConnections(server, limits.ofPeer);
   server.on("secureConnection", (socket: TLSSocket) => {
-    if (!isKnown(socket)) return;
+    const caller = trust.identify(socket);
+    if (!caller) return;
+    if (!caller.isSelf) bound(caller.site, socket);
     peers.add(socket);
     socket.on("close", () => peers.delete(socket));
     vouchFor(socket);

@@ -71,6 +71,8 @@ export type IncomingParts = Readonly<{
   leaseMs: number;
   restoreTimeoutMs: number;
   maxIncoming: number;
+  /** How many of them may be one peer's: it can keep them for as long as it likes. */
+  maxOfPeer(peer: string): number;
   /** The container of this name as it was when it last left this host for that site. */
   left(service: string, peer: string): ContainerNeed | undefined;
   /** Called when a service has come back from the site to which its clients are led: that must end. */
@@ -119,13 +121,18 @@ type Reservation = {
   /** Where each kind of stream goes. Looked up early: while the shim waits, Podman answers nothing about the container. */
   readonly places: Map<string, string>;
   readonly allowance: Allowance;
+  /** Its data connections. */
+  readonly connections: Set<Duplex>;
 };
+
+/** One is what a source needs; another may follow while the first has not ended yet. */
+const maxConnections = 2;
 
 export function createIncoming(parts: IncomingParts): Incoming {
   const { engine, records, log } = parts;
   const reservations = new Map<string, Reservation>();
   /** Those that are being judged: they count already. */
-  const openings = new Map<string, Promise<void>>();
+  const openings = new Map<string, { peer: string; opened: Promise<void> }>();
   const connections = new Set<Duplex>();
 
   const isCommitted = (id: string) => records.ended(id) === "committed" || records.fact<boolean>(id, "committed") === true;
@@ -204,6 +211,15 @@ export function createIncoming(parts: IncomingParts): Incoming {
     }
   }
 
+  /** @throws UmsError SITE_BUSY */
+  function expectFree(peer: string): void {
+    const taken = [...reservations.values(), ...openings.values()];
+    if (taken.length >= parts.maxIncoming) throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
+    const most = parts.maxOfPeer(peer);
+    if (taken.filter((each) => each.peer === peer).length >= most)
+      throw new UmsError("SITE_BUSY", `This site takes ${most} migrations of one site at once, so that others can come.`);
+  }
+
   async function openReservation(id: string, peer: string, asked: ServiceNeed): Promise<void> {
     const { need, answer } = await understand(peer, asked, AbortSignal.timeout(60_000));
     const refused = answer.checks.find(({ ok }) => !ok);
@@ -221,6 +237,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       busy: Promise.resolve(),
       places: new Map(),
       allowance: createAllowance({ ...need, imageBytes: need.image.sizeBytes }),
+      connections: new Set(),
     });
     records.setFact(id, "need", need);
   }
@@ -380,12 +397,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
       if (!reservations.has(id)) {
         let opening = openings.get(id);
         if (!opening) {
-          if (reservations.size + openings.size >= parts.maxIncoming)
-            throw new UmsError("SITE_BUSY", `This site takes ${parts.maxIncoming} migrations at once.`);
-          opening = openReservation(id, peer, asked).finally(() => openings.delete(id));
+          expectFree(peer);
+          opening = { peer, opened: openReservation(id, peer, asked).finally(() => openings.delete(id)) };
           openings.set(id, opening);
         }
-        await opening;
+        await opening.opened;
       }
       const owned = mine(id, peer);
       return inTurn(owned, async () => {
@@ -522,8 +538,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
     async data(id, peer, socket, head) {
       const reservation = mine(id, peer);
+      const own = reservation.connections;
       connections.add(socket);
+      own.add(socket);
       socket.on("error", () => undefined); // told by `receive`
+      for (const oldest of [...own].slice(0, -maxConnections)) oldest.destroy();
       try {
         await receiveService(socket, head, {
           allowance: reservation.allowance,
@@ -539,6 +558,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
         if (!reservation.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");
       } finally {
         connections.delete(socket);
+        own.delete(socket);
         socket.destroy();
       }
     },

@@ -44,6 +44,9 @@ const orphanCheckMs = 15_000;
 const slots = 250;
 /** For how long an ended migration is known. */
 const rememberedMs = 30 * 86_400_000;
+const pruneEveryMs = 3_600_000;
+/** So many of one peer that came to nothing are known, the newest ones: more than it can have on their way. */
+const refusedOfPeer = 200;
 
 type Running = {
   readonly controller: AbortController;
@@ -90,6 +93,8 @@ export function createHostCoordinator({
     if (running.size > 0) changed();
   }, tickMs);
   const orphanTimer = setInterval(() => void collectOrphans(), orphanCheckMs);
+  const prune = () => database.prune(new Date(Date.now() - rememberedMs).toISOString());
+  const pruneTimer = setInterval(prune, pruneEveryMs);
 
   const peerClient = (name: string): PeerClient => {
     let client = peers.get(name);
@@ -125,6 +130,9 @@ export function createHostCoordinator({
     leaseMs: milliseconds(config.limits.reservationLeaseSeconds),
     restoreTimeoutMs: milliseconds(config.limits.restoreSeconds),
     maxIncoming: config.maxIncoming,
+    // Half of them, where others may want to come, too.
+    maxOfPeer: (peer) =>
+      trust.peers().some(({ name }) => name !== peer) ? Math.max(1, Math.floor(config.maxIncoming / 2)) : config.maxIncoming,
     left(service, peer) {
       const last = database.list().find((each) => each.role === "source" && each.service === service && each.peer === peer);
       return last?.phase === "Succeeded" ? database.fact<Partial<SourceFacts>>(last.id, "source")?.need : undefined;
@@ -498,7 +506,12 @@ export function createHostCoordinator({
       return show(record);
     },
 
-    migrations: () => database.list().map(show),
+    // Without what never was one: ids that a peer gave up before this site had heard of them.
+    migrations: () =>
+      database
+        .list()
+        .filter(({ service }) => service !== "")
+        .map(show),
     migration: (id) => show(mustExist(id)),
 
     watch: (id, signal) => watchMigration(changes, () => show(mustExist(id)), signal),
@@ -551,7 +564,7 @@ export function createHostCoordinator({
     },
 
     resume() {
-      database.prune(new Date(Date.now() - rememberedMs).toISOString());
+      prune();
       // Of those that ended just before this process did.
       for (const { id, endedAt } of database.list()) if (endedAt !== undefined && hasSecrets(id)) forget(id);
       database.scrub();
@@ -570,6 +583,7 @@ export function createHostCoordinator({
       await Promise.race([Promise.all([...running.values()].map(({ finished }) => finished)), sleep(2_000, undefined, { ref: false })]);
       clearInterval(ticker);
       clearInterval(orphanTimer);
+      clearInterval(pruneTimer);
       await incoming.close();
       for (const client of peers.values()) client.close();
     },
@@ -598,6 +612,7 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
     refuse: (id, peer) => {
       database.create({ id, role: "destination", service: "", peer, request: {} });
       database.end(id, { phase: "RolledBack" });
+      database.pruneRefused(peer, refusedOfPeer);
     },
     fact: (id, key) => (record(id) ? database.fact(id, key) : undefined),
     setFact: (id, key, value) => database.setFact(id, key, value),
@@ -608,7 +623,8 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
       return found.phase === "Succeeded" ? "committed" : "gone";
     },
     end(id, outcome) {
-      if (record(id)) database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
+      const ended = record(id) && database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
+      if (ended && outcome === "gone") database.pruneRefused(ended.peer, refusedOfPeer);
       changed();
     },
     forget(id) {

@@ -334,6 +334,40 @@ test("garbage, silence and floods of strangers end, while a peer gets through", 
   expect(await caller.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "alpha" });
 });
 
+test("a peer that opens ever more connections disturbs neither its own requests and data nor other peers", async () => {
+  const opened: TLSSocket[] = [];
+  const limits = { ofPeer: 8 };
+  const site = await startSite("alpha", { registerPeerRoutes: echo, limits, onData: (socket) => void opened.push(socket) });
+  const [greedy, other] = [await startSite("greedy"), await startSite("other")];
+  await pair(greedy, site);
+  await pair(other, site);
+  const data = await client(greedy, "alpha").openData({ migrationId: "0123456789ab", signal: signal() });
+  onTestFinished(() => void data.destroy());
+  const slow = new AbortController();
+  const pending = client(greedy, "alpha").request({ method: "GET", path: "/peer/slow", signal: slow.signal });
+  const ended = pending.catch((cause: unknown) => cause);
+  const kept = client(other, "alpha");
+  await kept.request({ method: "GET", path: "/peer/who" });
+  const sockets: TLSSocket[] = [];
+  onTestFinished(() => sockets.forEach((socket) => socket.destroy()));
+  for (let count = 0; count < 100; count++) {
+    const socket = connect({ ...greedy.trust.connectOptions("alpha"), host: "127.0.0.1", port: site.port });
+    socket.on("error", () => undefined);
+    sockets.push(socket);
+    await once(socket, "secureConnect");
+  }
+  const open = () => sockets.filter((socket) => !socket.destroyed && !socket.readableEnded);
+  sockets.forEach((socket) => socket.resume());
+  await expect.poll(() => open().length).toBeLessThanOrEqual(6);
+  expect(data.destroyed).toBe(false);
+  data.write("still here");
+  expect(String((await once(opened[0] as TLSSocket, "data"))[0])).toBe("still here");
+  expect(await kept.request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "other" });
+  expect(await client(greedy, "alpha").request({ method: "GET", path: "/peer/who" })).toEqual({ peer: "greedy" });
+  slow.abort(new UmsError("CANCELLED", "enough"));
+  expect(await ended).toEqual(coded("CANCELLED"));
+});
+
 test.each([
   ["another address", ["127.0.0.2"]],
   ["many addresses", Array.from({ length: 80 }, (_, at) => `127.0.1.${at + 1}`)],

@@ -63,6 +63,8 @@ export type Database = Readonly<{
   remove(id: string): void;
   /** Forgets the migrations that ended before this moment, but for those that lead clients. @param before ISO 8601 */
   prune(before: string): void;
+  /** Forgets what came from this peer and was never committed, but the newest so many: a peer can make them without an end. */
+  pruneRefused(peer: string, keep: number): void;
   /** Leaves no byte in the files of what was changed or forgotten before. Some milliseconds: not while a service is frozen. */
   scrub(): void;
 
@@ -225,6 +227,17 @@ export function openDatabase(path: string): Database {
       connection.write(() => void run("DELETE FROM migrations WHERE ended_at < ? AND id NOT IN (SELECT migration FROM forwards)", before), {
         durable: true,
       }),
+    pruneRefused: (peer, keep) =>
+      connection.write(
+        () =>
+          void run(
+            `DELETE FROM migrations WHERE rowid IN (SELECT rowid FROM migrations
+               WHERE role = 'destination' AND peer = ? AND ended_at IS NOT NULL AND phase <> 'Succeeded' ORDER BY rowid DESC LIMIT -1 OFFSET ?)`,
+            peer,
+            keep,
+          ),
+        { durable: false },
+      ),
     // Freed pages are overwritten (secure_delete); until it is emptied, the write-ahead log has the old ones. Whoever reads the
     // file just now is not waited for: the next one empties it.
     scrub: () => sqlite.exec(`PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = ${busyMs}`),
