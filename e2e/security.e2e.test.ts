@@ -4,7 +4,7 @@ import type { ContainerNeed } from "../src/protocol/container.ts";
 import { moved } from "./disturbance.ts";
 import { askAs, type HostileAnswer, type Request } from "./hostile-peer.ts";
 import { imageReference } from "./images.ts";
-import { createSites, type Sites, type TestSite } from "./sites.ts";
+import { createSites, sitePort, type Sites, type TestSite } from "./sites.ts";
 
 let sites: Sites;
 let a: TestSite;
@@ -190,6 +190,37 @@ test("frames that nobody should send end their connection, and not the site", as
   );
   await isServing(b);
   await expect.poll(async () => (await b.host.exec(["pgrep", "--count", "bwrap"], { reject: false })).stdout).toBe("0");
+});
+
+test("ids that a peer gives up before anybody has heard of them are forgotten, and are no migrations", async () => {
+  const ids = Array.from({ length: 600 }, () => newId());
+  const known = await b.json<unknown[]>(["status"]);
+  await asA(...ids.map(destroy));
+  expect(await b.json<unknown[]>(["status"])).toEqual(known);
+  const program =
+    "import sqlite3; print(sqlite3.connect('/var/lib/ums/journal.db').execute('SELECT count(*) FROM migrations').fetchone()[0])";
+  expect(Number((await b.host.exec(["python3", "-c", program])).stdout)).toBeLessThan(known.length + 300);
+});
+
+test("a peer that keeps its reservations for ever leaves room for others, and opens no more than two connections for each", async () => {
+  const third = { host: a.host, name: "third" };
+  const directory = "/var/lib/third";
+  const { code } = await b.json<{ code: string }>(["pair"]);
+  const asThird = (...requests: Request[]) => askAs(third, b, requests, directory);
+  const one = (name: string) => [{ name, volumes: [] }, { volumes: [] }] as const;
+  const ids = [newId(), newId(), newId(), newId()];
+  try {
+    await asThird({ pair: { address: `${b.host.address}:${sitePort}`, code } });
+    const greedy = await asA(...ids.map((id, at) => put(id, ...one(`greedy-${at}`))));
+    expect(codes(greedy)).toEqual([undefined, undefined, "SITE_BUSY", "SITE_BUSY"]);
+    const [stay] = await asA({ id: ids[0] ?? "", data: "", times: 40 });
+    expect(stay?.body).toBe(2);
+    const own = newId();
+    expect(codes(await asThird(put(own, ...one("modest")), destroy(own)))).toEqual([undefined, undefined]);
+  } finally {
+    await asA(...ids.map(destroy));
+    await b.ums(["sites", "--remove", "third"]);
+  }
 });
 
 test("a directory for memory images that somebody else has made is not used", async () => {

@@ -18,6 +18,7 @@ import { createGround, type Ground, moments, onePerStep, moved, nameOf, steps, t
 const [part = "all", ...words] = process.argv.slice(2);
 const trips = 20;
 const hops = 20;
+const mostFailures = 5;
 const fuzzRound = { inputs: 50_000, forMs: 60_000 };
 let passed = 0;
 let failed = 0;
@@ -71,7 +72,8 @@ async function hopServed(busy: BusyService): Promise<string> {
 /** In rounds, each with its own seed: who stops it can go on where it was. */
 async function fuzzAll(inputs: number, tried: number): Promise<void> {
   let fuzzing: Fuzzing | undefined;
-  for (let round = tried, done = tried; done < inputs;) {
+  let failures = 0;
+  for (let round = tried, done = tried; done < inputs && failures < mostFailures;) {
     for (const what of kindsOfInput) {
       const isGood = await tell(`inputs from ${done} on, ${what}`, async () => {
         fuzzing ??= await createFuzzing();
@@ -87,6 +89,7 @@ async function fuzzAll(inputs: number, tried: number): Promise<void> {
       });
       round++;
       if (isGood) continue;
+      failures++;
       await fuzzing?.[Symbol.asyncDispose]();
       fuzzing = undefined;
     }

@@ -6,7 +6,7 @@ import { createAllowance, receiveService } from "./receive.ts";
 
 const announced = { memoryBytes: 1_000, fileBytes: 1_000, imageBytes: 1_000 };
 const nowhere: Sink = { write: () => undefined, end: async () => undefined };
-const store = { write: () => undefined, flush: () => undefined, close: () => undefined };
+const store = { write: () => false, flush: () => undefined, close: () => undefined };
 
 test.each([
   ["memory", 64 << 20],
@@ -40,6 +40,21 @@ test("what comes over several connections is counted together, and the sender he
   const sender = createSender(near);
   const sent = sender.stream({ kind: "log" }, Readable.from([Buffer.alloc(50)])).then(() => sender.flush(5_000));
   await expect(sent).rejects.toMatchObject({ code: "NO_ROOM" });
+  await expect(received).rejects.toMatchObject({ code: "NO_ROOM" });
+});
+
+test.each([
+  ["streams", (number: number) => Buffer.concat([open(number), frame({ kind: "end", stream: number })])],
+  ["files of memory", (number: number) => frame({ kind: "memory", file: `pages-${number}.img`, offset: 0 }, Buffer.from("x"))],
+])("ever more %s, as good as empty, are refused, too", async (_what, one) => {
+  const allowance = createAllowance(announced);
+  allowance.take("log", (1 << 30) - (1 << 20));
+  allowance.take("memory", (64 << 20) - (1 << 20));
+  const names = new Set<string>();
+  const memory = () => ({ ...store, write: ({ file }: { file: string }) => names.size < names.add(file).size });
+  const { near, received } = connected({ allowance, memory });
+  near.on("error", () => undefined).resume();
+  for (let number = 0; number < 1_000; number++) near.write(one(number));
   await expect(received).rejects.toMatchObject({ code: "NO_ROOM" });
 });
 

@@ -15,6 +15,8 @@ const filePasses = 8;
 const growth = 2;
 const fileSlackBytes = 1 << 30;
 const logBytes = 1 << 30;
+/** What a file or a stream counts for beside its bytes: an empty one takes an inode, or processes. */
+const nameBytes = 4 << 10;
 
 type Kind = "memory" | "files" | "image" | "log";
 
@@ -80,10 +82,11 @@ export async function receiveService(
         const store = memory();
         if (!store) throw new UmsError("PEER_FAILED", "Memory came before its destination was armed.");
         take("memory", chunk.length);
-        store.write(part, chunk);
+        if (store.write(part, chunk)) take("memory", nameBytes);
       },
       open(what) {
         if (!Value.Check(StreamContent, what)) throw new UmsError("BAD_REQUEST", "A stream's content is not of the documented form.");
+        take(kindOf[what.kind], nameBytes);
         return counted(sinkFor(what), (bytes) => take(kindOf[what.kind], bytes));
       },
       async flushed() {

@@ -1,9 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { isOurs, makeImageDirectory } from "./memory.ts";
+import { isOurs, makeImageDirectory, openMemoryStore } from "./memory.ts";
 
 let shm: string;
 beforeEach(() => {
@@ -48,4 +48,23 @@ test("a place where nothing can be written is not used: the next one is", async 
   } finally {
     execFileSync("umount", [readOnly]);
   }
+});
+
+test("of ever more files few are open at once, and each is whole; none is made once the image is complete", () => {
+  const directory = path.join(shm, "image");
+  mkdirSync(directory);
+  const open = () => readdirSync("/proc/self/fd").length;
+  const before = open();
+  const store = openMemoryStore(directory);
+  const files = Array.from({ length: 1_000 }, (_, at) => `core-${at}.img`);
+  for (const offset of [0, 4]) for (const file of files) store.write({ file, offset }, Buffer.from("abcd"));
+  store.flush();
+  expect(open()).toBeLessThan(before + 200);
+  store.close();
+  expect(open()).toBe(before);
+  for (const file of files) expect(readFileSync(path.join(directory, file), "utf8")).toBe("abcdabcd");
+  expect(() => store.write({ file: "core-0.img", offset: 0 }, Buffer.from("late"))).toThrow(
+    expect.objectContaining({ code: "PEER_FAILED" }),
+  );
+  expect(open()).toBe(before);
 });

@@ -49,7 +49,8 @@ export async function sendWhileDumped(
 }
 
 export type MemoryStore = Readonly<{
-  write(part: { file: string; offset: number }, chunk: Buffer): void;
+  /** @returns whether the file is a new one @throws UmsError BAD_REQUEST, PEER_FAILED once it is closed */
+  write(part: { file: string; offset: number }, chunk: Buffer): boolean;
   /** Writes what has been gathered; all that was given before is in the files then. */
   flush(): void;
   close(): void;
@@ -58,19 +59,35 @@ export type MemoryStore = Readonly<{
 /** TLS hands over 16 KiB at a time; written one by one, the calls would cost as much as the copying. */
 const gatherBytes = 512 << 10;
 
+/** Files that are open at the same time: the sender says how many there are. */
+const maxOpen = 128;
+
 /** Stores the parts of an image in a directory, or of several in directories below it, which are there already. */
 export function openMemoryStore(directory: string): MemoryStore {
+  const names = new Set<string>();
+  /** The one that was opened last comes last. */
   const descriptors = new Map<string, number>();
+  let closed = false;
   let gathered: { descriptor: number; offset: number; chunks: Buffer[]; bytes: number } | undefined;
 
   const descriptorOf = (file: string) => {
     let descriptor = descriptors.get(file);
     if (descriptor === undefined) {
+      if (closed) throw new UmsError("PEER_FAILED", "Memory came after its image was complete.");
       if (!/^([a-z0-9][a-z0-9-]*\/)?[a-zA-Z0-9][a-zA-Z0-9._-]*$/.test(file))
         throw new UmsError("BAD_REQUEST", "A memory image has a name that CRIU doesn't give.");
-      descriptors.set(file, (descriptor = openSync(path.join(directory, file), "w", 0o600)));
+      if (descriptors.size >= maxOpen) closeOldest();
+      descriptors.set(file, (descriptor = openSync(path.join(directory, file), names.has(file) ? "r+" : "w", 0o600)));
+      names.add(file);
     }
     return descriptor;
+  };
+  const closeOldest = () => {
+    flush();
+    for (const [file, descriptor] of [...descriptors].slice(0, 1)) {
+      closeSync(descriptor);
+      descriptors.delete(file);
+    }
   };
   const flush = () => {
     if (!gathered) return;
@@ -85,15 +102,18 @@ export function openMemoryStore(directory: string): MemoryStore {
   };
   return {
     write({ file, offset }, chunk) {
+      const isNew = !names.has(file);
       const descriptor = descriptorOf(file);
       if (gathered && (gathered.descriptor !== descriptor || gathered.offset + gathered.bytes !== offset)) flush();
       gathered ??= { descriptor, offset, chunks: [], bytes: 0 };
       gathered.chunks.push(chunk);
       gathered.bytes += chunk.length;
       if (gathered.bytes >= gatherBytes) flush();
+      return isNew;
     },
     flush,
     close() {
+      closed = true;
       gathered = undefined;
       for (const descriptor of descriptors.values()) closeSync(descriptor);
       descriptors.clear();
