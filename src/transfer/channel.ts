@@ -61,7 +61,9 @@ export function createSender(socket: Duplex): Sender {
     for (const take of waiting.splice(0)) take(Buffer.alloc(0));
   };
   socket.on("error", (cause) => fail(new UmsError("SITE_UNREACHABLE", "The data connection to the other site broke.", { cause })));
-  socket.on("close", () => fail(new UmsError("SITE_UNREACHABLE", "The other site closed the data connection.")));
+  // One that has ended its half confirms nothing any more.
+  for (const event of ["end", "close"])
+    socket.on(event, () => fail(new UmsError("SITE_UNREACHABLE", "The other site closed the data connection.")));
   socket.on("data", (chunk: Buffer) => {
     if (failure) return;
     const lines = (replies + chunk.toString("utf8")).split("\n");
