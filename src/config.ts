@@ -49,7 +49,7 @@ const ConfigFile = Type.Object(
         "What other sites may send beyond a container as Podman makes any. With most of it, whoever administers a paired site may be root here",
     }),
     maxConcurrentMigrations: Count(2, "Migrations from this site at once; more are queued"),
-    maxIncoming: Count(4, "Migrations to this site at once; more are refused"),
+    maxIncoming: Count(4, "Migrations to this site at once, at most half of them from one site where several are paired; more are refused"),
     criuPath: Path("/opt/ums/criu/criu", "CRIU, at least 4.2.1"),
     runcPath: Type.String({ minLength: 1, maxLength: 4096, default: "runc" }),
     shimPath: Path("/opt/ums/bin/ums-runc", "The OCI runtime that restores instead of creating"),
