@@ -5,7 +5,9 @@ import { imageReference } from "./images.ts";
 import type { RunningProcess } from "./place.ts";
 import { createSites, type TestSite } from "./sites.ts";
 
-const longestMs = 200;
+/** Of a thousand callers all but one; on a machine that is busy with the files themselves a single one may wait for longer. */
+const usualMs = 200;
+const longestMs = 2_000;
 const growthBytes = 200 << 20;
 const migrateMs = 20 * 60_000;
 
@@ -25,6 +27,7 @@ export async function moveManyFiles(count: number): Promise<string> {
   await a.host.podman(["run", "--detach", "--name", "many", "--volume", "many:/data", imageReference("services"), "sleep", "infinity"]);
   const directory = (await a.host.podman(["volume", "inspect", "--format", "{{.Mountpoint}}", "many"])).stdout;
   await a.host.exec(["python3", "-c", makeFiles, directory, String(count)], { timeoutMs: 600_000 });
+  await a.host.exec(["sync"], { timeoutMs: 300_000 }); // what the service itself has written is not UMS's to wait for
   const watched = await Promise.all([a, b].map(watch));
   const { totalMs = 0, heldMs = 0 } = await moved(a, b, "many", { timeoutMs: migrateMs });
   const results = watched.map((each) => each.end());
@@ -33,7 +36,9 @@ export async function moveManyFiles(count: number): Promise<string> {
     ({ name, longest, grown }) => `${name} waited ${longest} ms at most and grew by ${(grown / 2 ** 20).toFixed()} MiB`,
   );
   const told = `${arrived.stdout.trim()} files in ${(totalMs / 1000).toFixed(1)} s, held ${heldMs.toFixed()} ms; ${words.join("; ")}`;
-  const isGood = Number(arrived.stdout) === count && results.every(({ longest, grown }) => longest <= longestMs && grown <= growthBytes);
+  const isGood =
+    Number(arrived.stdout) === count &&
+    results.every(({ usual, longest, grown }) => usual <= usualMs && longest <= longestMs && grown <= growthBytes);
   if (!isGood) throw new Error(told);
   return told;
 }
@@ -41,19 +46,14 @@ export async function moveManyFiles(count: number): Promise<string> {
 /** How long `ums serve` lets a caller wait at most, and how large it becomes. */
 async function watch({ host, name, serve }: TestSite) {
   const prober = await host.spawn([process.execPath, new URL("prober.ts", import.meta.url).pathname]);
-  await prober.waitForLine(/^longest/);
-  const said = prober.output().length;
+  await prober.waitForLine(/^waited/);
   const before = memoryOf(serve(), "VmRSS");
   return {
     end() {
       prober.kill("SIGKILL");
-      const waits = [
-        ...prober
-          .output()
-          .slice(said)
-          .matchAll(/^longest (\d+)$/gm),
-      ].map(([, ms]) => Number(ms));
-      return { name, longest: Math.max(...waits), grown: memoryOf(serve(), "VmHWM") - before };
+      const waits = [...prober.output().matchAll(/^waited (\d+)$/gm)].map(([, ms]) => Number(ms)).toSorted((one, other) => one - other);
+      const usual = waits[Math.floor(waits.length * 0.999)] ?? 0;
+      return { name, usual, longest: waits.at(-1) ?? 0, grown: memoryOf(serve(), "VmHWM") - before };
     },
   };
 }

@@ -7,10 +7,10 @@
  * which the kernel write-protects the page and the next store is noted (Linux, Documentation/filesystems/vfs.rst,
  * page_mkwrite). tmpfs has no write-back, so trees on it are sent whole, after the freeze.
  */
-import { createReadStream } from "node:fs";
-import { rm, statfs } from "node:fs/promises";
+import { open, rm, statfs } from "node:fs/promises";
 import path from "node:path";
 import type { Readable } from "node:stream";
+import { setImmediate } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import type { Sink } from "./channel.ts";
@@ -86,44 +86,90 @@ export async function list(
 
 const unreadable = (why: string) => new UmsError("FILES_UNREADABLE", `The service's files could not be read: ${why.trim().slice(0, 300)}`);
 
-/** The records of a file, each of which ends with a NUL, some at a time. */
+const readAtOnce = 64 << 10;
+
+/** The records of a file, each of which ends with a NUL, some at a time. All of it passes through one buffer: it may be large. */
 export async function* readRecords(file: string): AsyncGenerator<string[], void, undefined> {
+  const buffer = Buffer.allocUnsafe(readAtOnce);
   let rest = "";
-  for await (const chunk of createReadStream(file, { encoding: "latin1" }) as AsyncIterable<string>) {
-    const records = (rest + chunk).split("\0");
+  await using opened = await open(file);
+  for (;;) {
+    const { bytesRead } = await opened.read(buffer, 0, readAtOnce);
+    if (bytesRead === 0) return;
+    const records = (rest + buffer.toString("latin1", 0, bytesRead)).split("\0");
     rest = records.pop() ?? "";
     yield records;
   }
 }
 
-type Listed = Readonly<{ name: string; key: string; facts: string }>;
+/** The records of a listing, one at a time; only where a piece of the file has been used up it is waited for. */
+type Cursor = { record: string | undefined; at: number; next(): Promise<void> | undefined };
 
-async function* readListing(file: string): AsyncGenerator<Listed, void, undefined> {
-  for await (const records of readRecords(file)) {
-    for (const record of records) {
-      const at = record.indexOf(separator);
-      yield { name: record.slice(0, at), key: record.slice(0, at + separator.length), facts: record.slice(at + separator.length) };
-    }
-  }
+async function openListing(file: string): Promise<Cursor> {
+  const pieces = readRecords(file);
+  let piece: readonly string[] = [];
+  let index = 0;
+  const take = () => {
+    cursor.record = piece[index++];
+    cursor.at = cursor.record === undefined ? 0 : cursor.record.indexOf(separator);
+  };
+  const refill = async () => {
+    do {
+      const more = await pieces.next();
+      [piece, index] = [more.done === true ? [] : more.value, 0];
+      if (more.done === true) break;
+    } while (piece.length === 0);
+    take();
+  };
+  const cursor: Cursor = {
+    record: undefined,
+    at: 0,
+    next() {
+      if (index >= piece.length) return refill();
+      take();
+      return undefined;
+    },
+  };
+  await cursor.next();
+  return cursor;
 }
+
+/** As long as records are compared, others are served, too. */
+const comparedAtOnce = 5_000;
 
 /** Names to send and names to delete, so that a copy made at `before` becomes what `now` saw. Written beside `now`'s own file. */
 export async function compare(before: Listing | undefined, now: Listing): Promise<Changes> {
   const [changed, deleted] = [namesInto(`${now.file}.changed`), namesInto(`${now.file}.deleted`)];
   const since = before === undefined ? 0 : (before.startedAtMs - tickMs) / 1_000;
-  const isYoung = (facts: string) => Number(facts.split(" ")[1]) >= since;
-  const typeOf = (facts: string) => facts.slice(facts.lastIndexOf(" "));
-  const olds = before === undefined ? undefined : readListing(before.file);
-  let old = await olds?.next();
-  for await (const entry of readListing(now.file)) {
-    for (; old && !old.done && old.value.key < entry.key; old = await olds?.next()) await deleted.add(old.value.name);
-    const same = old && !old.done && old.value.key === entry.key ? old.value : undefined;
-    if (same?.facts !== entry.facts || isYoung(entry.facts)) await changed.add(entry.name);
-    if (!same) continue;
-    if (typeOf(same.facts) !== typeOf(entry.facts)) await deleted.add(entry.name);
-    old = await olds?.next();
+  // A record is: path, separator, inode, change time, type.
+  const isYoung = (record: string, at: number) => {
+    const from = record.indexOf(" ", at) + 1;
+    return Number(record.slice(from, record.indexOf(" ", from))) >= since;
+  };
+  const [news, olds] = [await openListing(now.file), before === undefined ? undefined : await openListing(before.file)];
+  const keyOf = ({ record = "", at }: Cursor) => record.slice(0, at + separator.length);
+  const nameOf = ({ record = "", at }: Cursor) => record.slice(0, at);
+  for (let compared = 1; news.record !== undefined; compared++) {
+    if (compared % comparedAtOnce === 0) await setImmediate();
+    const key = keyOf(news);
+    while (olds?.record !== undefined && keyOf(olds) < key) {
+      await deleted.add(nameOf(olds));
+      await olds.next();
+    }
+    const isKnown = olds?.record !== undefined && keyOf(olds) === key;
+    if (olds?.record !== news.record || isYoung(news.record, news.at)) {
+      const waits = changed.add(nameOf(news));
+      if (waits) await waits;
+    }
+    if (olds && isKnown) {
+      if (olds.record?.at(-1) !== news.record.at(-1)) await deleted.add(nameOf(olds));
+      const waits = olds.next();
+      if (waits) await waits;
+    }
+    const waits = news.next();
+    if (waits) await waits;
   }
-  for (; old && !old.done; old = await olds?.next()) await deleted.add(old.value.name);
+  for (; olds?.record !== undefined; await olds.next()) await deleted.add(nameOf(olds));
   const [changedCount, deletedCount] = await Promise.all([changed.end(), deleted.end()]);
   return { changed: `${now.file}.changed`, deleted: `${now.file}.deleted`, changedCount, deletedCount };
 }

@@ -32,7 +32,7 @@ import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import type { Sink } from "../../transfer/channel.ts";
 import { makeImageDirectory, type MemoryStore, openMemoryStore } from "../../transfer/memory.ts";
 import { fileSink } from "../../transfer/sink.ts";
-import { unpack } from "../../transfer/tree.ts";
+import { settle, unpack } from "../../transfer/tree.ts";
 import { type Allowance, createAllowance, receiveService } from "../receive.ts";
 import { awaitContainer, restoreContainer } from "../restore.ts";
 import { containerOfPod } from "../translation/container-of-pod.ts";
@@ -245,6 +245,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
   async function armOnce(reservation: Reservation): Promise<void> {
     const { id, need, containerId, cancelled } = reservation;
     if (containerId === undefined) throw new UmsError("PEER_FAILED", `Migration ${id} has no container here yet.`);
+    // A million files have come, perhaps: the next record would wait for all of them to be on the disk, and everybody with it.
+    await settle(path.dirname(parts.workDirectory)).catch(() => undefined);
     reservation.imageDirectory = await makeImageDirectory(parts.imageDirectories, id, need.memoryBytes);
     records.setFact(id, "imageDirectory", reservation.imageDirectory);
     reservation.memory = openMemoryStore(reservation.imageDirectory);

@@ -28,6 +28,7 @@ import { awaitYoungConnections, openConnections } from "../../traffic/young-conn
 import { createSender, type Sender } from "../../transfer/channel.ts";
 import { byKind, createFileSender } from "../../transfer/files.ts";
 import { makeImageDirectory } from "../../transfer/memory.ts";
+import { settle } from "../../transfer/tree.ts";
 import type { PeerClient } from "../../trust/peer-client.ts";
 import { createDestinationSite } from "../destination.ts";
 import { sendFrozen } from "../send.ts";
@@ -232,6 +233,8 @@ export function createOutgoing(
       if (forwarding) parts.late(await lateConnections(container.networkNamespace));
       await engine.remove(container.id);
       for (const { name } of container.volumes) await engine.removeVolume(name);
+      // A million files have gone, perhaps: see the destination's arm.
+      await settle(path.dirname(parts.workDirectory)).catch(() => undefined);
       await parts.marks.clear(container.id);
       await site.acknowledge();
     },
