@@ -18,10 +18,13 @@ const logBytes = 1 << 30;
 /** What a file or a stream counts for beside its bytes: an empty one takes an inode, or processes. */
 const nameBytes = 4 << 10;
 
+/** One is what a source needs; another may follow while the first has not ended yet. */
+const maxConnections = 2;
+
 type Kind = "memory" | "files" | "image" | "log";
 
-/** What one service has brought so far, over all its connections. */
-export type Allowance = Readonly<{ take(kind: Kind, bytes: number): void; bytes(): number }>;
+/** What one service has brought so far, over all its connections, and those that are open. */
+export type Allowance = Readonly<{ take(kind: Kind, bytes: number): void; bytes(): number; connections: Set<Duplex> }>;
 
 /** @throws (of `take`) UmsError NO_ROOM once far more comes than was announced */
 export function createAllowance({ memoryBytes, fileBytes, imageBytes }: Announced): Allowance {
@@ -38,6 +41,7 @@ export function createAllowance({ memoryBytes, fileBytes, imageBytes }: Announce
       if (taken[kind] > most[kind]) throw new UmsError("NO_ROOM", `Far more comes of the service's ${kind} than was announced.`);
     },
     bytes: () => Object.values(taken).reduce((sum, each) => sum + each, 0),
+    connections: new Set(),
   };
 }
 
@@ -72,6 +76,9 @@ export async function receiveService(
   const onAbort = () => socket.destroy();
   signal.addEventListener("abort", onAbort, { once: true });
   if (signal.aborted) onAbort();
+  const { connections } = allowance;
+  connections.add(socket);
+  for (const oldest of [...connections].slice(0, -maxConnections)) oldest.destroy();
   const take = (kind: Kind, bytes: number) => {
     allowance.take(kind, bytes);
     received();
@@ -95,6 +102,7 @@ export async function receiveService(
       },
     });
   } finally {
+    connections.delete(socket);
     signal.removeEventListener("abort", onAbort);
   }
 }

@@ -121,12 +121,7 @@ type Reservation = {
   /** Where each kind of stream goes. Looked up early: while the shim waits, Podman answers nothing about the container. */
   readonly places: Map<string, string>;
   readonly allowance: Allowance;
-  /** Its data connections. */
-  readonly connections: Set<Duplex>;
 };
-
-/** One is what a source needs; another may follow while the first has not ended yet. */
-const maxConnections = 2;
 
 export function createIncoming(parts: IncomingParts): Incoming {
   const { engine, records, log } = parts;
@@ -237,7 +232,6 @@ export function createIncoming(parts: IncomingParts): Incoming {
       busy: Promise.resolve(),
       places: new Map(),
       allowance: createAllowance({ ...need, imageBytes: need.image.sizeBytes }),
-      connections: new Set(),
     });
     records.setFact(id, "need", need);
   }
@@ -540,11 +534,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
     async data(id, peer, socket, head) {
       const reservation = mine(id, peer);
-      const own = reservation.connections;
       connections.add(socket);
-      own.add(socket);
       socket.on("error", () => undefined); // told by `receive`
-      for (const oldest of [...own].slice(0, -maxConnections)) oldest.destroy();
       try {
         await receiveService(socket, head, {
           allowance: reservation.allowance,
@@ -560,7 +551,6 @@ export function createIncoming(parts: IncomingParts): Incoming {
         if (!reservation.cancelled.signal.aborted) log.warn({ id, cause }, "the data connection ended with an error");
       } finally {
         connections.delete(socket);
-        own.delete(socket);
         socket.destroy();
       }
     },
