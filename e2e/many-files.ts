@@ -33,7 +33,8 @@ export async function moveManyFiles(count: number): Promise<string> {
   const results = watched.map((each) => each.end());
   const arrived = await b.host.exec(["sh", "-c", `find '${directory}' -type f | wc -l`], { timeoutMs: 300_000 });
   const words = results.map(
-    ({ name, longest, grown }) => `${name} waited ${longest} ms at most and grew by ${(grown / 2 ** 20).toFixed()} MiB`,
+    ({ name, usual, longest, grown }) =>
+      `callers of ${name} waited ${usual} ms (999 of 1000), ${longest} ms at most, and it grew by ${(grown / 2 ** 20).toFixed()} MiB`,
   );
   const told = `${arrived.stdout.trim()} files in ${(totalMs / 1000).toFixed(1)} s, held ${heldMs.toFixed()} ms; ${words.join("; ")}`;
   const isGood =
