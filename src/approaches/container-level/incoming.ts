@@ -586,7 +586,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   function sinkFor(reservation: Reservation, content: StreamContent): Sink {
     const { id, places, root } = reservation;
-    if (content.kind === "image") return fileSink(path.join(blobsDirectory(id), content.file), "w");
+    if (content.kind === "image") {
+      const file = path.join(blobsDirectory(id), content.file);
+      if (!existsSync(path.dirname(file))) throw new UmsError("BAD_REQUEST", `Migration ${id} needs no image, or has it already.`);
+      return fileSink(file, "w");
+    }
     const place = places.get(content.kind === "tree" ? content.tree : content.kind);
     if (place === undefined) throw new UmsError("BAD_REQUEST", `Migration ${id} has no place here for what was sent.`);
     if (content.kind === "tree" && content.tree === "changes" && root !== undefined) reservation.staleRoot = root;
