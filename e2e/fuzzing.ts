@@ -56,18 +56,17 @@ async function prepare(sites: Sites): Promise<Fuzzing> {
   const need = await needOf(a, "fuzzed");
   await b.host.podman(["volume", "create", "first"]); // after which Podman keeps a file of its own
   await b.host.podman(["volume", "rm", "first"]);
-  const known = new Map<TestSite, Inventory>();
-  for (const site of [a, b]) known.set(site, await site.host.inventory());
   return {
     expectWell,
     async run(what, order) {
       const fuzzed = what === "answers" ? a : b;
       const serve = fuzzed.serve();
+      const known = await fuzzed.host.inventory();
       const before = { memory: memoryOf(serve), descriptors: descriptorsOf(serve) };
       const hostile = what === "answers" ? await inPlaceOf(b, a, order.seed) : undefined;
       const report = await fuzz(a, b, { ...order, what, need });
       if (hostile) await hostile.end();
-      const complaints = [...report.complaints, ...(await afterwards(fuzzed, { serve, before, known: known.get(fuzzed) }))];
+      const complaints = [...report.complaints, ...(await afterwards(fuzzed, { serve, before, known }))];
       if (complaints.length > 0)
         throw new Error(`Seed ${order.seed}, ${what}:\n  ${complaints.join("\n  ")}\n${JSON.stringify(report.outcomes)}`);
       return { ...report, inputs: hostile?.inputs() ?? report.inputs };
@@ -103,7 +102,7 @@ async function needOf(site: TestSite, name: string): Promise<ContainerNeed> {
 type Before = Readonly<{
   serve: RunningProcess;
   before: Readonly<{ memory: number; descriptors: number }>;
-  known: Inventory | undefined;
+  known: Inventory;
 }>;
 
 /** What is not as it was. */
@@ -114,7 +113,7 @@ async function afterwards({ host, name }: TestSite, { serve, before, known }: Be
     ...(descriptorsOf(serve) > before.descriptors + moreDescriptors
       ? [`${descriptorsOf(serve)} open files, of ${before.descriptors}`]
       : []),
-    ...(known ? inventoryChanges(known, await host.inventory()).filter((line) => !standing.test(line)) : []),
+    ...inventoryChanges(known, await host.inventory()).filter((line) => !standing.test(line)),
   ];
   let rest = await left();
   for (const until = Date.now() + settleMs; rest.length > 0 && Date.now() < until; await sleep(500)) rest = await left();

@@ -194,8 +194,8 @@ export function createHostCoordinator({
     return { container, own: [...own, room], theirs, described };
   }
 
-  const refusalOf = (site: string, { name, code = "INTERNAL", detail = name }: CheckResult): Refusal => {
-    const known = Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "INTERNAL";
+  const refusalOf = (site: string, { name, code = "PEER_FAILED", detail = name }: CheckResult): Refusal => {
+    const known = Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "PEER_FAILED";
     return { code: known, site, detail, cause: errorTable[known].cause, cure: errorTable[known].cure };
   };
 
