@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, rmSync, readFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -167,4 +167,27 @@ test("migrations that ended long ago are forgotten, but for those that lead clie
       .map(({ id }) => id)
       .toSorted(),
   ).toEqual(["m2", "m3"]);
+});
+
+test("of a peer's migrations that came to nothing the newest are known, and all that were committed", () => {
+  for (let at = 0; at < 20; at++) {
+    database.create({ id: `gone-${at}`, role: "destination", service: "", peer: "greedy", request: {} });
+    database.end(`gone-${at}`, { phase: "RolledBack" });
+  }
+  database.create({ ...redis, id: "kept", role: "destination", peer: "greedy" });
+  database.end("kept", { phase: "Succeeded" });
+  database.create({ id: "others", role: "destination", service: "", peer: "other", request: {} });
+  database.end("others", { phase: "RolledBack" });
+  database.pruneRefused("greedy", 3);
+  expect(database.list().map(({ id }) => id)).toEqual(["others", "kept", "gone-19", "gone-18", "gone-17"]);
+});
+
+test("what is forgotten and scrubbed is in none of its files any more", () => {
+  database.create(redis);
+  database.setFact(redis.id, "need", { env: { PASSWORD: "hunter2" } });
+  const told = () => [path, `${path}-wal`].filter((file) => readFileSync(file, "latin1").includes("hunter2"));
+  expect(told()).not.toEqual([]);
+  database.setFact(redis.id, "need", undefined);
+  database.scrub();
+  expect(told()).toEqual([]);
 });
