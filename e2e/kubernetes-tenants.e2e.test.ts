@@ -290,6 +290,7 @@ describe("a person's token", () => {
     const trust = await openTrust(openTrustFiles(temporaryDirectory()), "a");
     const api = fastify();
     api.get("/list", () => ["answered"]);
+    for (const path of ["/migrate", "/sites/pair"]) api.post(path, () => ["answered"]);
     await api.ready();
     const log = pino({ level: "silent" });
     const people = createPeople(coordinator, api);
@@ -302,28 +303,44 @@ describe("a person's token", () => {
     const authority = join(temporaryDirectory(), "ums.crt");
     await writeFile(authority, trust.certificate);
     const { port } = app.server.address() as { port: number };
-    return async (token: string, known = ["--cacert", authority]) => {
-      const asked = ["--connect-to", `ums:443:127.0.0.1:${port}`, "--header", `Authorization: Bearer ${token}`, "https://ums/list"];
+    return async (token: string, { known = ["--cacert", authority], method = "GET", path = "/list" } = {}) => {
+      const asked = ["--connect-to", `ums:443:127.0.0.1:${port}`, "--header", `Authorization: Bearer ${token}`, `https://ums${path}`];
+      asked.push("--request", method);
       const written = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"];
       return await execa("curl", [...known, ...written, ...asked], { reject: false, timeout: 20_000 });
     };
   }
 
-  test("is good for UMS, by its audience, and for nothing else; curl knows the coordinator by its site's authority", async () => {
-    const metadata = { name: "mover" };
-    const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "mover" };
-    const rules = [{ apiGroups: ["ums.dev"], resources: ["migrations"], verbs: ["create", "list"] }];
+  /** The token of an account with these rights in the whole cluster. */
+  async function tokenWith(name: string, rules: readonly { resources: string[]; verbs: string[] }[]): Promise<string> {
+    const metadata = { name };
+    const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name };
+    const subjects = [{ kind: "ServiceAccount", name, namespace: "default" }];
     await bare.make({ apiVersion: "v1", kind: "ServiceAccount", metadata });
-    await bare.make({ apiVersion: rbac, kind: "ClusterRole", metadata, rules });
-    const subjects = [{ kind: "ServiceAccount", name: "mover", namespace: "default" }];
+    await bare.make({ apiVersion: rbac, kind: "ClusterRole", metadata, rules: rules.map((rule) => ({ apiGroups: ["ums.dev"], ...rule })) });
     await bare.make({ apiVersion: rbac, kind: "ClusterRoleBinding", metadata, roleRef, subjects });
+    return await bare.tokenOf(name, { audience: "ums" });
+  }
+  const moving = { resources: ["migrations"], verbs: ["create", "list"] };
+
+  test("is good for UMS, by its audience, and for nothing else; curl knows the coordinator by its site's authority", async () => {
+    const token = await tokenWith("mover", [moving]);
     const ask = await coordinatorPort();
-    const token = await bare.tokenOf("mover", { audience: "ums" });
     expect(await ask(token)).toMatchObject({ exitCode: 0, stdout: "200" });
     expect(await ask(await bare.tokenOf("mover"))).toMatchObject({ exitCode: 0, stdout: "401" });
     expect(await ask(await bare.tokenOf("mover", { audience: "others" }))).toMatchObject({ exitCode: 0, stdout: "401" });
-    expect(await ask(token, [])).toMatchObject({ exitCode: 60 }); // it believes nobody else
+    expect(await ask(token, { known: [] })).toMatchObject({ exitCode: 60 }); // it believes nobody else
     const stolen = await bare.connect(await bare.server.kubeconfigFor(token));
     await expect(stolen.list(migrations, { namespace: undefined })).rejects.toMatchObject({ code: "CLUSTER_FORBIDS", status: 401 });
+  });
+
+  test("moves, by the right to create Migrations, and pairs by one of its own, however the path is spelt", async () => {
+    const ask = await coordinatorPort();
+    const [moves, pairs] = [await tokenWith("moves", [moving]), await tokenWith("pairs", [{ resources: ["sites"], verbs: ["create"] }])];
+    const statuses = async (path: string) =>
+      await Promise.all([moves, pairs].map(async (token) => (await ask(token, { method: "POST", path })).stdout));
+    expect(await statuses("/migrate")).toEqual(["200", "403"]);
+    expect(await statuses("/sites/pair")).toEqual(["403", "200"]);
+    for (const path of ["/%73ites/pair", "//sites/pair", "/migrate%2f..%2fsites/pair"]) expect((await statuses(path))[0]).toBe("403");
   });
 });

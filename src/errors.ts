@@ -3,7 +3,11 @@
  * Code branches on the code, never on the text. `http` is the status that the API answers with.
  */
 export const errorTable = {
-  BAD_REQUEST: { http: 400, cause: "The request is not of the documented form.", cure: "See the OpenAPI document at /openapi.json." },
+  BAD_REQUEST: {
+    http: 400,
+    cause: "The request is not of the documented form.",
+    cure: "Compare with docs/cli.md; the API's form is at /openapi.json.",
+  },
   NO_NAMESPACES: {
     http: 400,
     cause: "A host's containers have no namespaces, as pods of a cluster have.",
@@ -23,7 +27,11 @@ export const errorTable = {
     cure: "`ums sites` shows the paired sites; `ums pair` adds one.",
   },
   ALREADY_MIGRATING: { http: 409, cause: "The service is being migrated already.", cure: "Watch that migration, or cancel it." },
-  TOO_LATE: { http: 409, cause: "The migration has passed its commit or has ended.", cure: "Migrate the service back instead." },
+  TOO_LATE: {
+    http: 409,
+    cause: "The migration has passed its commit or has ended.",
+    cure: "Migrate the service back instead, where this site takes it.",
+  },
   NOT_STUCK: {
     http: 409,
     cause: "The destination of this migration answers, or the migration does not wait for it.",
@@ -141,7 +149,7 @@ export const errorTable = {
     cure: "Start it, or copy it while it is stopped with the container engine's own means.",
   },
   PODMAN_TOO_OLD: { http: 409, cause: "Podman is older than 4.3.", cure: "Install Podman 4.3 or newer." },
-  PODMAN_ROOTLESS: { http: 409, cause: "Podman runs without root's rights.", cure: "Set podmanSocket to the socket of root's Podman." },
+  PODMAN_ROOTLESS: { http: 409, cause: "Podman runs without root's rights.", cure: "Run `ums serve` as root, and leave podmanSocket out." },
   STORAGE_DRIVER: { http: 409, cause: "Podman's storage driver is not overlay.", cure: 'Set driver = "overlay" in storage.conf.' },
   RUNC_TOO_OLD: { http: 409, cause: "runc is missing or older than 1.1.", cure: "Install runc 1.1 or newer, or set runcPath." },
   CRIU_TOO_OLD: {
@@ -162,12 +170,12 @@ export const errorTable = {
   SHIM_MISSING: {
     http: 409,
     cause: "UMS's OCI runtime is not installed, or Podman doesn't know it as `ums`.",
-    cure: "`npm run setup` installs it with containers.conf.d/ums.conf; restart Podman's service after that.",
+    cure: "Run `npm run setup`, copy deploy/host/containers.conf.d/ums.conf to /etc/containers/containers.conf.d, leave podmanSocket out, and restart `ums serve`.",
   },
   HOOK_MISSING: {
     http: 409,
     cause: "The OCI hook that keeps a held container from starting is not active.",
-    cure: "`npm run setup` installs it; hooks_dir in containers.conf must name its directory.",
+    cure: "Run `npm run setup`, and copy deploy/host/hooks.d/ums.json to /etc/containers/oci/hooks.d, which hooks_dir in containers.conf must name.",
   },
   CGROUP_UNUSABLE: {
     http: 409,
@@ -177,7 +185,7 @@ export const errorTable = {
   TOOL_MISSING: {
     http: 409,
     cause: "A program that UMS calls is missing.",
-    cure: "Install it: Debian's packages are nftables, iproute2, conntrack, util-linux, tar, coreutils and perl-base.",
+    cure: "`npm run setup` installs it. The packages are podman, nftables, iproute2, conntrack, bubblewrap, util-linux, mount, findutils, tar, coreutils and perl-base.",
   },
   KERNEL_FEATURE: {
     http: 409,
@@ -208,7 +216,7 @@ export const errorTable = {
   BIND_MOUNT: {
     http: 409,
     cause: "The container uses a directory of its host, which does not move with it.",
-    cure: "Use a volume; or name the path with --bind-mount when the destination has it too.",
+    cure: "Use a volume; or name the path with --bind-mount, where the destination has it, too, and takes it (accept.bindMounts).",
   },
   VOLUME_UNSUPPORTED: { http: 409, cause: "Only local volumes without options can be moved.", cure: "Copy the data into a plain volume." },
   VOLUME_SHARED: {
@@ -245,7 +253,7 @@ export const errorTable = {
   POLICY: {
     http: 403,
     cause: "The destination doesn't take such a service from other sites.",
-    cure: "Make the container without it, or have it accepted there: `accept` in that site's configuration.",
+    cure: "Make the service without it, or have it accepted at the destination: `ums sites THIS-SITE --accept …` there, or `accept` of its configuration.",
   },
   PORT_TAKEN: {
     http: 409,

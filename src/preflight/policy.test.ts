@@ -136,7 +136,7 @@ describe("a pod", () => {
     const pod = (namespace: string) => ({ metadata: { namespace }, spec: { containers: [{ name: "main", image: "redis:8" }] } });
     expect(judge(pod("kube-system"))).toContain("The namespace kube-system");
     expect(judge(pod("shop"), { images: ["quay.io/*"], namespaces: ["team"] })).toBe(
-      "The namespace shop (accept.namespaces). The image redis:8 (accept.images).",
+      "The destination doesn't take from this site: The namespace shop (accept.namespaces). The image redis:8 (accept.images).",
     );
   });
 

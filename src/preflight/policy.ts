@@ -82,13 +82,12 @@ function commonRefusals({ namespace, images }: Common, accept: Accepting): strin
   ];
 }
 
-const asCheck = (refusals: readonly string[]): CheckResult => verdict("policy", "POLICY", refusals.slice(0, 20));
+const asCheck = (refusals: readonly string[]): CheckResult =>
+  verdict("policy", "POLICY", refusals.length === 0 ? [] : ["The destination doesn't take from this site:", ...refusals.slice(0, 20)]);
 
 /** @returns why nothing at all is taken, if so: then nothing else is looked at, or told */
 export const notTaken = (approach: Accepting["approaches"][number], accept: Accepting): CheckResult | undefined =>
-  accept.approaches.includes(approach)
-    ? undefined
-    : asCheck([`This site takes no services from there by ${approach} (accept.approaches).`]);
+  accept.approaches.includes(approach) ? undefined : asCheck([`Any service, as ${approach} is not in its accept.approaches.`]);
 
 /**
  * Judges a container as the host would make it.

@@ -127,7 +127,7 @@ const Status = Type.Object({
   endedAt: Type.Optional(Time("When it had ended")),
   memoryBytes: Type.Optional(Type.Integer({ description: "Memory of the service" })),
   bytesSent: Type.Optional(Type.Integer({ description: "Bytes sent to the destination" })),
-  heldMs: Type.Optional(Milliseconds("Milliseconds for which no client was served, as the source saw it")),
+  heldMs: Type.Optional(Milliseconds("Milliseconds for which a client has waited at worst, as the source saw it")),
   totalMs: Type.Optional(Milliseconds("Milliseconds from beginning to end")),
   phases: Type.Optional(MapOf(Type.Number(), "Milliseconds by phase")),
   stepsMs: Type.Optional(MapOf(Type.Number(), "Milliseconds by step")),
