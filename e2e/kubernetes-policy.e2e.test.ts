@@ -23,7 +23,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const own = { namespace: "default", accounts: [], secrets: [] };
+const own = { namespace: "default", accounts: [], secrets: [], apps: [] };
 /** What the API server says of it; undefined: it takes it. */
 async function said(pod: Pod): Promise<string | undefined> {
   const named = { ...pod, metadata: { ...pod.metadata, name: "judged" } };

@@ -57,6 +57,8 @@ export function ownCoordinator({ SYNC_HOST }: ClusterSettings, namespace: string
 
 /** Of UMS itself, as deploy/kubernetes/rbac.yml names them. */
 export const ownAccounts = ["ums-coordinator", "ums-operator", "ums-interface"] as const;
+/** Labels `app` of its parts but the interface, as deploy/kubernetes/deployment.yml has them. */
+export const ownApps = ["migration-coordinator", "migration-operator"] as const;
 
 /** Limits of a migration between clusters, in milliseconds. */
 export const clusterLimits = {

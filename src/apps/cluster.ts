@@ -25,6 +25,7 @@ import {
   interfaceHealth,
   interfacePort,
   ownAccounts,
+  ownApps,
   ownCoordinator,
 } from "../cluster-settings.ts";
 import { type Cluster, openCluster } from "../platforms/kubernetes/client.ts";
@@ -138,7 +139,12 @@ export async function runCoordinator(part: Part): Promise<void> {
     node: interfaces.node,
     nodes: async () => interfaces.all(),
     accept: (peer) => (peer === trust.siteName ? undefined : accepting(accept, trust.peer(peer)?.accept)),
-    own: { namespace: cluster.namespace, accounts: ownAccounts, secrets: [trustSecretName, nodeTrustSecretName] },
+    own: {
+      namespace: cluster.namespace,
+      accounts: ownAccounts,
+      secrets: [trustSecretName, nodeTrustSecretName],
+      apps: [...ownApps, settings.SSU_INTERFACE_SERVICE],
+    },
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
     log,

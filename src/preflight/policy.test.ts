@@ -25,6 +25,7 @@ describe("refused by its name, unless the site accepts it, is", () => {
     [{ securityOptions: ["seccomp=unconfined"] }, { unconfined: true }, "seccomp=unconfined"],
     [{ securityOptions: ["label=disable"] }, { unconfined: true }, "label=disable"],
     [{ securityOptions: ["seccomp=/var/lib/v/p.json"] }, { unconfined: true }, "seccomp=/var/lib/v/p.json"],
+    [{ securityOptions: ["seccomp=/etc/../var/lib/v/p.json"] }, { unconfined: true }, "seccomp=/etc/../var/lib/v/p.json"],
   ])("%j", (changes, accept, name) => {
     expect(refusedOf(changes)).toMatch(new RegExp(`${name.replaceAll(".", "\\.")}.*accept\\.`));
     expect(refusedOf(changes, accept)).toBeUndefined();
@@ -81,11 +82,17 @@ test("images are told by their repository, and a digest where one is wanted; a t
     expect(redis([pattern])).toContain("docker.io/library/redis:8 (accept.images)");
   expect(image("redis")(["docker.io/library/redis"])).toBe("taken");
   expect(image("localhost:5000/redis:8")(["localhost:5000/*"])).toBe("taken");
+  expect(image("EVIL/redis:8")(["docker.io/*"])).toContain("EVIL/redis:8 (accept.images)");
   expect(image(`quay.io/a/b:1@${digest}`)([`quay.io/a/b@${digest}`])).toBe("taken");
   expect(image(`quay.io/a/b:1@${digest}`)([`quay.io/a/b@sha256:${"b".repeat(64)}`])).toContain("quay.io/a/b:1");
   // Each name that it would get here, and each place that it would be pulled from.
   expect(image("quay.io/a/b", ["quay.io/a/b:1", "evil.example/b:1"])(["quay.io/*"])).toContain("evil.example/b:1");
   expect(image("quay.io/a/b", [], [`evil.example/b@${digest}`])(["quay.io/*"])).toContain("evil.example/b");
+});
+
+test("a label by which Podman's updates restart a unit of the host's is never taken", () => {
+  expect(refusedOf({ labels: { PODMAN_SYSTEMD_UNIT: "ssh.service" } }, { unconfined: true })).toContain("PODMAN_SYSTEMD_UNIT");
+  expect(refusedOf({ labels: { "io.podman.compose.project": "shop" } })).toBeUndefined();
 });
 
 test("Kubernetes' own namespaces are meant by no pattern for all", () => {
@@ -104,7 +111,7 @@ test("who may send nothing is told just that", () => {
 });
 
 describe("a pod", () => {
-  const own = { namespace: "ums", accounts: ["ums-operator"], secrets: ["ums-trust"] };
+  const own = { namespace: "ums", accounts: ["ums-operator"], secrets: ["ums-trust"], apps: ["ssu-interface"] };
   const judge = (pod: JudgedPod, accept: Accept = {}) => podPolicy(pod, accepting(accept), own).detail;
 
   test.each(withinBaseline)("is taken as any cluster takes it: %s", (_what, pod) => expect(judge(pod)).toBeUndefined());
@@ -124,6 +131,15 @@ describe("a pod", () => {
     const spec = { containers: [{ name: "main" }], ...more };
     expect(judge({ metadata: { namespace: "ums" }, spec })).toContain("UMS's own (never taken)");
     expect(judge({ metadata: { namespace: "shop" }, spec })).toBeUndefined();
+  });
+
+  test("passes for no part of UMS where that is", () => {
+    const pod = (namespace: string) => ({
+      metadata: { namespace, labels: { app: "ssu-interface" } },
+      spec: { containers: [{ name: "main" }] },
+    });
+    expect(judge(pod("ums"))).toContain("app=ssu-interface, which is UMS's own (never taken)");
+    expect(judge(pod("shop"))).toBeUndefined();
   });
 
   test("an unmasked /proc is refused, too, which the API server takes in a user namespace alone", () => {

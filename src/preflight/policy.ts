@@ -10,7 +10,7 @@ import { verdict } from "./check.ts";
 
 /** A pod as its manifest says: what is judged of it. */
 export type JudgedPod = Readonly<{
-  metadata?: { namespace?: string; annotations?: Readonly<Record<string, string>> };
+  metadata?: { namespace?: string; annotations?: Readonly<Record<string, string>>; labels?: Readonly<Record<string, string>> };
   spec?: Pick<
     V1PodSpec,
     "hostNetwork" | "hostPID" | "hostIPC" | "securityContext" | "containers" | "initContainers" | "serviceAccount" | "serviceAccountName"
@@ -26,6 +26,9 @@ export const isActedOn = (annotation: string) =>
   /^(org\.(criu|systemd|opencontainers)\.|run\.oci\.|io\.(podman|kubernetes|container|containers|cri-o|crun|kata-containers)[./-])/.test(
     annotation,
   );
+
+/** By it `podman auto-update` restarts a unit of the host's, whatever that is. */
+const unitLabel = "PODMAN_SYSTEMD_UNIT";
 
 const capability = (name: string) => (name.startsWith("CAP_") ? name : `CAP_${name}`);
 /** What Podman gives every container (containers.conf(5), default_capabilities). */
@@ -44,7 +47,7 @@ const usual = [
 ].map(capability);
 
 /** Security options that take nothing away from the engine's own confinement. A profile is this site's, so not one from a volume. */
-const confining = /^(no-new-privileges(=true|:true)?|seccomp=\/(etc|usr)\/.+|mask=.+)$/;
+const confining = /^(no-new-privileges(=true|:true)?|seccomp=\/(etc|usr)(?!.*\/\.\.?(\/|$))\/.+|mask=.+)$/;
 
 /** A `*` stands for anything. */
 const isLike = (pattern: string, text: string) =>
@@ -64,7 +67,8 @@ function imageNames(reference: string): string[] {
   const [name = "", digest] = reference.split("@");
   const given = name.replace(/:[^/:]*$/, "");
   const [registry = ""] = given.split("/");
-  const isWhole = given.includes("/") && (/[.:]/.test(registry) || registry === "localhost");
+  // As the kubelet reads it: no repository has capital letters, so what has some is a registry.
+  const isWhole = given.includes("/") && (/[.:]/.test(registry) || registry === "localhost" || registry !== registry.toLowerCase());
   const whole = isWhole ? given : `docker.io/${given.includes("/") ? "" : "library/"}${given}`;
   return digest === undefined ? [whole] : [whole, `${whole}@${digest}`];
 }
@@ -106,6 +110,9 @@ export function containerPolicy(
     ...Object.keys(spec.annotations)
       .filter(isActedOn)
       .map((name) => `The annotation ${name}.`),
+    ...Object.keys(spec.labels)
+      .filter((label) => label === unitLabel)
+      .map((label) => `The label ${label}.`),
     ...spec.binds
       .filter(({ source }) => !bindMounts.some((top) => isBelow(source, top)))
       .map(({ source }) => `The bind mount of ${source} (accept.bindMounts).`),
@@ -151,8 +158,8 @@ const confinedTypes: readonly string[] = ["RuntimeDefault", "Localhost"];
 const confinedLabels: readonly string[] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 const appArmorAnnotation = "container.apparmor.security.beta.kubernetes.io/";
 
-/** Of UMS itself, in the cluster: whoever uses these is the site. */
-export type OwnObjects = Readonly<{ namespace: string; accounts: readonly string[]; secrets: readonly string[] }>;
+/** Of UMS itself, in the cluster: whoever uses these accounts and Secrets is the site; by the label `app` its parts are found. */
+export type OwnObjects = Readonly<{ namespace: string; accounts: readonly string[]; secrets: readonly string[]; apps: readonly string[] }>;
 
 /** A field of a pod that is not as `baseline` has it, and what accepts it; without, nothing does. */
 type Beyond = Readonly<{ field: string; value: unknown; by?: keyof Accepting }>;
@@ -175,7 +182,7 @@ export function podPolicy(pod: JudgedPod, accept: Accepting, own: OwnObjects): C
   };
   return asCheck([
     ...commonRefusals({ namespace: metadata.namespace, images }, accept),
-    ...(metadata.namespace === own.namespace ? ownRefusals(spec, own) : []),
+    ...(metadata.namespace === own.namespace ? ownRefusals(pod, own) : []),
     ...beyond
       .filter((each) => !isAccepted(each))
       .map(({ field, value, by }) => `${field}: ${String(value).slice(0, 200)} (${by === undefined ? "never taken" : `accept.${by}`}).`),
@@ -235,8 +242,10 @@ function beyondOfContext(
   ];
 }
 
-function ownRefusals(spec: JudgedSpec, { accounts, secrets }: OwnObjects): string[] {
+function ownRefusals({ metadata, spec = { containers: [] } }: JudgedPod, { accounts, secrets, apps }: OwnObjects): string[] {
   const found = new Set<string>();
+  const { app } = metadata?.labels ?? {};
+  if (app !== undefined && apps.includes(app)) found.add(`The label app=${app}`);
   for (const account of [spec.serviceAccountName, spec.serviceAccount])
     if (account !== undefined && accounts.includes(account)) found.add(account);
   JSON.stringify(spec, (key, value: unknown) => {

@@ -13,7 +13,7 @@ import { createLeaf } from "./certificates.ts";
 import { openTrustFiles } from "./files.ts";
 import { siteUrn } from "./identity.ts";
 import { temporaryDirectory } from "./temporary-directory-for-tests.ts";
-import { type Caller, openTrust, type Trust } from "./trust.ts";
+import { type Caller, openTrust, type Trust, peerCalled } from "./trust.ts";
 
 const dayMs = 86_400_000;
 
@@ -52,6 +52,15 @@ async function meet(server: Trust, options: object): Promise<{ caller: string | 
   socket.destroy();
   return { caller, refused };
 }
+
+test("a site is meant by its name, or by an address that no other one has, too", () => {
+  const peer = (name: string, ...addresses: string[]) => ({ name, addresses, certificate: "", pairedAt: "" });
+  const peers = [peer("b", "b.example:7443", "shared:7443"), peer("evil", "shared:7443", "b:7443"), peer("shared")];
+  expect(peerCalled(peers, "B.example:7443").name).toBe("b");
+  expect(peerCalled(peers, "shared").name).toBe("shared");
+  expect(() => peerCalled(peers, "shared:7443")).toThrow(/Several paired sites .*: b, evil\./);
+  expect(() => peerCalled(peers, "c:1")).toThrow(expect.objectContaining({ code: "SITE_NOT_FOUND" }));
+});
 
 test("keys are made once, readable by nobody else, and found again", async () => {
   const first = await open("alpha");

@@ -99,6 +99,25 @@ const tlsOptions = {
   ciphers: "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256",
 } as const;
 
+/** The peer of this name, else all that say that they are called by this address: peers tell their own, and two may tell the same. */
+export function peersCalled(peers: readonly Peer[], wanted: string): Peer[] {
+  const called = wanted.toLowerCase();
+  const named = peers.find(({ name }) => name === called);
+  return named ? [named] : peers.filter(({ addresses }) => addresses.some((each) => each.toLowerCase() === called));
+}
+
+/** The one peer that is meant. @throws UmsError SITE_NOT_FOUND */
+export function peerCalled(peers: readonly Peer[], wanted: string): Peer {
+  const [found, ...others] = peersCalled(peers, wanted);
+  if (!found) throw new UmsError("SITE_NOT_FOUND", `No paired site is called ${wanted} or has that address.`);
+  if (others.length === 0) return found;
+  const names = [found, ...others].map(({ name }) => name).join(", ");
+  throw new UmsError(
+    "SITE_NOT_FOUND",
+    `Several paired sites say that they have the address ${wanted}: ${names}. Say which one by its name.`,
+  );
+}
+
 /**
  * Opens the keys and the peers of a site; makes the keys where there are none.
  * @param options.makesKeys false for a part of a site that leaves that to another one: it waits for the keys

@@ -16,7 +16,7 @@ import {
 } from "../../platforms/kubernetes/migration.ts";
 import { pods } from "../../platforms/kubernetes/kinds.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
-import type { Trust } from "../../trust/trust.ts";
+import { peersCalled, type Trust } from "../../trust/trust.ts";
 import { createChanges, watchMigration } from "./changes.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Migration, Service } from "./schema.ts";
@@ -64,8 +64,8 @@ export async function createClusterCoordinator({
   };
   const isOpen = ({ status }: MigrationObject) => status?.endedAt === undefined;
   const siteName = (destination: string) => {
-    const wanted = destination.toLowerCase();
-    return trust.peers().find(({ name, addresses }) => name === wanted || addresses.includes(wanted))?.name ?? destination;
+    const [found, ...others] = peersCalled(trust.peers(), destination);
+    return found && others.length === 0 ? found.name : destination;
   };
 
   function show(object: MigrationObject): Migration {

@@ -6,7 +6,7 @@ import { type Phase, phases } from "../../engine/progress.ts";
 import { errorTable, type ErrorCode, UmsError } from "../../errors.ts";
 import { closed } from "../../protocol/forms.ts";
 import { asUmsError } from "../../server/problems.ts";
-import type { Peer, Trust } from "../../trust/trust.ts";
+import { peerCalled, type Trust } from "../../trust/trust.ts";
 import type { Coordinator } from "./coordinator.ts";
 import { MigrateRequest, type Migration, PodmigrationRequest, Service } from "./schema.ts";
 
@@ -162,7 +162,7 @@ export function originalApi({
       const started = await coordinator.migrate({
         name,
         ...(none ? {} : { namespace }),
-        to: siteAt(destinationUrl, trust.peers()).name,
+        to: peerCalled(trust.peers(), destinationUrl).name,
       });
       const ended = (await lastOf(coordinator.watch(started.id, stopped))) ?? started;
       if (ended.phase === "Succeeded") return originalAnswer(ended, approach);
@@ -209,14 +209,6 @@ export function originalApi({
     }
     ready();
   };
-}
-
-/** The site that an original's `destinationUrl` means: an address given at the pairing, or the site's name. */
-function siteAt(destinationUrl: string, peers: readonly Peer[]): Peer {
-  const wanted = destinationUrl.toLowerCase();
-  const found = peers.find((peer) => peer.name === wanted || peer.addresses.some((address) => address.toLowerCase() === wanted));
-  if (!found) throw new UmsError("SITE_NOT_FOUND", `No paired site has the address ${destinationUrl}.`);
-  return found;
 }
 
 async function lastOf<T>(values: AsyncIterable<T>): Promise<T | undefined> {

@@ -127,11 +127,17 @@ export function createCarrier(parts: CarrierParts): Carrier {
     }
   }
 
+  /** The destination; where several sites say that they have its address, the one with which the migration has begun. */
+  function siteOf(object: MigrationObject, record: MigrationRecord) {
+    const facts = ["source", "snapshot"].map((name) => record.fact(name) as Partial<PodFacts> | undefined);
+    return sites.find(object.spec.destination, facts.find((each) => each?.target)?.target?.site);
+  }
+
   /** What the journal of an earlier start says is believed as far as it is this migration's own. @throws UmsError JOURNAL_CONTRADICTS */
   async function keepOwnFacts(object: MigrationObject, record: MigrationRecord): Promise<void> {
     const { namespace = "default" } = object.metadata;
     const facts = record.opened.status?.facts;
-    if (facts && Object.keys(facts).length > 0) expectOwnFacts(object, facts, sites.find(object.spec.destination).name);
+    if (facts && Object.keys(facts).length > 0) expectOwnFacts(object, facts, siteOf(object, record).name);
     const source = record.fact("source") as PodFacts | undefined;
     if (!source?.forwarding) return;
     const { items } = await cluster.list(services, { namespace, signal });
@@ -147,7 +153,7 @@ export function createCarrier(parts: CarrierParts): Carrier {
     { id, turn }: { id: string; turn: Turn },
   ): Promise<Ended | undefined> {
     const { namespace = "default" } = object.metadata;
-    const site = sites.find(object.spec.destination);
+    const site = siteOf(object, record);
     const isOwnSite = site.name === sites.ownName;
     const peerHost = () => parseAddress(site.addresses[0] ?? "").host;
     const plan = { id, service: object.spec.pod, destination: site.name };
@@ -269,7 +275,9 @@ export function createCarrier(parts: CarrierParts): Carrier {
   function nextAttempt(object: MigrationObject, cause: Error | undefined): Restore | undefined {
     const { metadata, spec } = object;
     const { snapshot, pod } = spec;
-    const attempt = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
+    const said = Number(metadata.annotations?.[attemptAnnotation] ?? 1);
+    // Anybody may have written it: what is no count of ours ends the chain.
+    const attempt = Number.isInteger(said) && said >= 1 ? said : attempts;
     const isHopeless = cause !== undefined && ["SNAPSHOT_NOT_FOUND", "JOURNAL_CONTRADICTS"].includes(codeOf(cause));
     if (!snapshot?.temporary || isHopeless || attempt >= attempts) return undefined;
     const rescued = { node: snapshot.node, path: snapshot.path, migration: heirIdOf(object) };

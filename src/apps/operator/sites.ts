@@ -1,12 +1,15 @@
 /** The sites that migrations go to, this one among them, and how their coordinators are called. */
-import { UmsError } from "../../errors.ts";
 import { createPeerClient, createSelfClient, type PeerClient } from "../../trust/peer-client.ts";
-import type { Peer, Trust } from "../../trust/trust.ts";
+import { type Peer, peerCalled, peersCalled, type Trust } from "../../trust/trust.ts";
 
 export type Sites = Readonly<{
   ownName: string;
-  /** The site that an object's `destination` means: its name, an address given at the pairing, or this one. @throws UmsError SITE_NOT_FOUND */
-  find(destination: string): Pick<Peer, "name" | "addresses">;
+  /**
+   * The site that an object's `destination` means: its name, an address given at the pairing, or this one.
+   * @param begun with which the migration has begun, where several have that address
+   * @throws UmsError SITE_NOT_FOUND
+   */
+  find(destination: string, begun?: string): Pick<Peer, "name" | "addresses">;
   /** @param name as {@link Sites.find} tells it */
   client(name: string): PeerClient;
   close(): void;
@@ -17,12 +20,10 @@ export function createSites(trust: Trust, { coordinatorAddress }: { coordinatorA
   const clients = new Map<string, PeerClient>();
   return {
     ownName: trust.siteName,
-    find(destination) {
+    find(destination, begun) {
       const wanted = destination.toLowerCase();
       if (wanted === trust.siteName) return { name: wanted, addresses: [coordinatorAddress] };
-      const found = trust.peers().find(({ name, addresses }) => name === wanted || addresses.some((each) => each.toLowerCase() === wanted));
-      if (!found) throw new UmsError("SITE_NOT_FOUND", `No paired site is called ${destination} or has that address.`);
-      return found;
+      return peersCalled(trust.peers(), wanted).find(({ name }) => name === begun) ?? peerCalled(trust.peers(), wanted);
     },
     client(name) {
       let client = clients.get(name);
