@@ -43,14 +43,14 @@ export type Task = Readonly<{
 /** What containerd itself writes into a container's configuration, and no user of the cluster can. */
 export type PodLabels = Readonly<{ uid: string; namespace: string; name: string; container: string }>;
 
-/** @returns undefined when no runc container of this id runs here */
+/** @returns undefined when no runc container of this id runs here @throws where that can't be told */
 export async function findTask(id: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task | undefined> {
   for (const { bundles, runcRoot } of places) {
     const bundle = path.join(bundles, id);
-    const pid = Number(await readFile(path.join(bundle, "init.pid"), "utf8").catch(() => "0"));
+    const pid = Number(await readFile(path.join(bundle, "init.pid"), "utf8").catch(unlessGone)) || 0;
     // Other runtimes have bundles too, but no state of runc's.
     if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
-    const freezer = await freezerOf(pid).catch(() => undefined);
+    const freezer = await freezerOf(pid).catch(unlessGone);
     if (!freezer || !freezer.directory.includes(id)) continue; // it has ended, and its process id may be another's
     const { mounts, linux, annotations } = await readBundle(bundle);
     const network = linux.namespaces.find(({ type }) => type === "network")?.path;
@@ -63,10 +63,10 @@ export async function findTask(id: string, places: readonly ContainerdPlaces[] =
 
 /** The containers of a pod that run here, by the annotations which containerd's CRI plugin gives them. */
 export async function tasksOfPod(uid: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task[]> {
-  const ids = (await Promise.all(places.map(({ bundles }) => readdir(bundles).catch(() => [])))).flat();
+  const ids = (await Promise.all(places.map(async ({ bundles }) => (await readdir(bundles).catch(unlessGone)) ?? []))).flat();
   const tasks = await Promise.all(
     ids.map(async (id) => {
-      const found = await findTask(id, places).catch(() => undefined); // it may go while we look
+      const found = await findTask(id, places).catch(unlessGone); // it may go while we look
       return found?.labels?.uid === uid ? [found] : [];
     }),
   );
@@ -106,8 +106,9 @@ async function mountAt(place: string): Promise<string | undefined> {
   return mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
 }
 
-const isThere = (file: string) =>
-  stat(file).then(
-    () => true,
-    () => false,
-  );
+const isThere = async (file: string) => (await stat(file).catch(unlessGone)) !== undefined;
+
+/** @throws what tells of something else than that there is nothing, or has just ended: a failed read must not be taken for that */
+function unlessGone(cause: unknown): undefined {
+  if (!["ENOENT", "ENOTDIR", "ESRCH"].includes((cause as NodeJS.ErrnoException).code ?? "")) throw cause;
+}

@@ -55,8 +55,8 @@ export type Leaving = Readonly<{
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
   /** Sends the files while the pod runs. @returns where they go: there the destination has proved who it is */
   preCopy(id: string, leaving: OnNode<LeavingPod>, signal: AbortSignal): Promise<string | undefined>;
-  /** Makes room for the dump, and sees to it that no container of the pod starts again from here on. */
-  prepare(id: string, leaving: OnNode<LeavingPod>): Promise<void>;
+  /** Makes room for the dump, and sees to it that no container of the pod starts again from here on; where it was aborted, they may. */
+  prepare(id: string, leaving: OnNode<LeavingPod>, signal: AbortSignal): Promise<void>;
   /** Lets connections end that were opened a moment ago, for a moment: while new ones are held back. */
   awaitYoung(id: string, pod: PodOnNode): Promise<void>;
   hold(pod: PodOnNode): Promise<void>;
@@ -76,7 +76,8 @@ export type Leaving = Readonly<{
   reset(pod: PodOnNode): Promise<void>;
   /** Kills every task of the pod before it can run again. @returns how many connections its hold has dropped */
   kill(pod: PodOnNode): Promise<number>;
-  discard(id: string, pod: PodOnNode): Promise<void>;
+  /** Ends what this process has open. @param pod where something of it is here */
+  discard(id: string, pod: PodOnNode | undefined): Promise<void>;
   cleanUp(id: string): Promise<void>;
   close(): void;
 }>;
@@ -219,10 +220,13 @@ export function createLeaving(parts: LeavingParts): Leaving {
       return data.peerAddress;
     },
 
-    async prepare(id, { pod }) {
+    async prepare(id, { pod }, signal) {
       sessionOf(id).imageDirectory ??= await roomFor(id, pod);
+      signal.throwIfAborted();
       // While the pod runs: on a disk that is busy the mark's sync takes seconds.
       await markHeld(pod);
+      if (signal.aborted) await allowStarts(pod);
+      signal.throwIfAborted();
     },
 
     async awaitYoung(id, { containers: [first] }) {
@@ -290,7 +294,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     async discard(id, pod) {
       sessions.get(id)?.sender?.close();
       sessions.delete(id);
-      await allowStarts(pod);
+      if (pod) await allowStarts(pod);
     },
 
     async cleanUp(id) {

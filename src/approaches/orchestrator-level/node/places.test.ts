@@ -1,4 +1,4 @@
-import { rmSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -59,8 +59,8 @@ describe("a container of another pod", () => {
   test.each(["uid", "namespace", "name", "container"] as const)("is not taken for one of this pod: it has another %s", async (label) => {
     const other = label === "uid" ? "11234567-89ab-4cde-8f01-23456789abcd" : "other";
     tasks = [{ ...task, labels: { ...task.labels!, [label]: other } }];
-    for (const act of [places.find(shop), places.keep(id, shop), places.kept(id, shop)])
-      await expect(act).rejects.toMatchObject({ code: "OTHER_POD" });
+    for (const act of [() => places.find(shop), () => places.keep(id, shop), () => places.kept(id, shop)])
+      await expect(act()).rejects.toMatchObject({ code: "OTHER_POD" });
   });
 
   test("nor is one of no pod", async () => {
@@ -85,6 +85,23 @@ describe("what a migration has begun with", () => {
       await expect(places.kept(id, other)).rejects.toMatchObject({ code: "OTHER_POD" });
       await expect(places.keep(id, other)).rejects.toMatchObject({ code: "ALREADY_MIGRATING" });
     }
+  });
+
+  test.each([
+    ["is cut off", '{"of":{"namespace":"web"'],
+    ["is of another form", '{"of":{"namespace":"web"}}'],
+  ])("is not forgotten where the note of it %s", async (_how, text) => {
+    await places.keep(id, shop);
+    writeFileSync(path.join(workDirectory, id, ".pod"), text);
+    tasks = [];
+    await expect(places.kept(id, shop)).rejects.toMatchObject({ code: "BAD_STATE" });
+    await expect(places.keep(id, shop)).rejects.toMatchObject({ code: "BAD_STATE" });
+  });
+
+  test("is not forgotten where the note of it can't be read", async () => {
+    mkdirSync(path.join(workDirectory, id, ".pod"), { recursive: true });
+    tasks = [];
+    await expect(places.kept(id, shop)).rejects.toMatchObject({ code: "EISDIR" });
   });
 
   test("is what runs, before anything was noted, or nothing", async () => {

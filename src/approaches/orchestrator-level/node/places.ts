@@ -19,10 +19,10 @@ export type Places = Readonly<{
   /**
    * The same, noted durably for a migration: what is frozen, killed or removed is not found any more, and has to be let go all
    * the same, also by a later process of this node.
-   * @throws UmsError ALREADY_MIGRATING where the migration has begun with another pod
+   * @throws UmsError ALREADY_MIGRATING where the migration has begun with another pod, BAD_STATE
    */
   keep(id: string, reference: PodReference): Promise<PodOnNode>;
-  /** What was noted, or is found now. @returns undefined where nothing of the pod is here @throws UmsError OTHER_POD */
+  /** What was noted, or is found now. @returns undefined where nothing of the pod is here @throws UmsError OTHER_POD, BAD_STATE */
   kept(id: string, reference: PodReference): Promise<PodOnNode | undefined>;
 }>;
 
@@ -61,10 +61,15 @@ export function createPlaces({ workDirectory, find = findTask }: { workDirectory
     };
   }
 
+  /** A note that can't be read is not taken for none: an undo would leave alone what it tells of. @throws UmsError BAD_STATE */
   async function noted(id: string): Promise<KeptPod | undefined> {
-    const text = await readFile(noteOf(id), "utf8").catch(() => undefined);
-    const note: unknown = text === undefined ? undefined : JSON.parse(text);
-    return Value.Check(KeptPod, note) ? note : undefined;
+    const text = await readFile(noteOf(id), "utf8").catch((cause: unknown) => {
+      if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
+    });
+    if (text === undefined) return undefined;
+    const note = parsed(text);
+    if (Value.Check(KeptPod, note)) return note;
+    throw new UmsError("BAD_STATE", `${noteOf(id)} does not say which pod migration ${id} has begun with.`);
   }
 
   return {
@@ -101,6 +106,14 @@ export function createPlaces({ workDirectory, find = findTask }: { workDirectory
       );
     },
   };
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The tasks that run here of the pod with this uid. @throws UmsError OTHER_POD where that is another pod */

@@ -267,7 +267,7 @@ describe("before the pod is touched,", () => {
     const busy = { code: "ALREADY_MIGRATING" };
     for (const action of [
       leaving.preCopy("mig", { pod }, never),
-      leaving.prepare("mig", { pod }),
+      leaving.prepare("mig", { pod }, never),
       leaving.hold(pod),
       leaving.release(pod),
       leaving.freeze("mig", pod),

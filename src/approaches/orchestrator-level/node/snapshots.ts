@@ -413,10 +413,10 @@ export function createSnapshots(parts: SnapshotParts): Snapshots {
         leaving.set(id, request.pod.uid);
         return await real.preCopy(id, request, signal);
       },
-      async prepare(id, request) {
+      async prepare(id, request, signal) {
         expectGoing(request.pod);
         leaving.set(id, request.pod.uid);
-        await real.prepare(id, request);
+        await real.prepare(id, request, signal);
       },
       async hold(pod) {
         expectGoing(pod);
