@@ -83,6 +83,35 @@ test("streams and files share the connection without mixing", async () => {
   expect(streams).toEqual({ a: "a".repeat(100_000), b: "b".repeat(100_000) });
 });
 
+test("streams that are opened and ended at once are at work a few at a time, and each is stored", async () => {
+  let atWork = 0;
+  let most = 0;
+  let stored = 0;
+  using ends = await pair({
+    ...nothing,
+    open: () => {
+      most = Math.max(most, ++atWork);
+      const end = async () => {
+        await sleep(5);
+        atWork--;
+        stored++;
+      };
+      return { write: () => undefined, end };
+    },
+  });
+  for (let count = 0; count < 200; count++) await ends.sender.stream("x", undefined);
+  await ends.sender.flush(10_000);
+  expect(stored).toBe(200);
+  expect(most).toBeLessThanOrEqual(16);
+});
+
+test("a stream that can't be stored fails what follows it, also before a flush", async () => {
+  using ends = await pair({ ...nothing, open: () => ({ write: () => undefined, end: () => Promise.reject(new Error("No space left")) }) });
+  for (let count = 0; count < 8; count++) await ends.sender.stream("x", undefined);
+  await expect(ends.received).rejects.toThrow("No space left");
+  await expect(ends.sender.flush(5000)).rejects.toMatchObject({ code: "PEER_FAILED" });
+});
+
 test("what the receiver can't store fails the flush with its reason", async () => {
   using ends = await pair({
     ...nothing,

@@ -30,7 +30,7 @@ const maxHeaderBytes = 1 << 20;
 /** Characters of names that one stream may tell: as JSON, each takes six bytes at most. */
 export const namesLength = 128 << 10;
 const maxReplyBytes = 64 << 10;
-/** Streams that are open at the same time. */
+/** Streams that are open at the same time; as many more may still be at work on their end. */
 const maxStreams = 8;
 const replyMs = 2_000;
 
@@ -259,6 +259,8 @@ export async function receive(socket: Duplex, first: Buffer, receiver: Receiver)
         ended.catch(() => undefined); // met again at the flush
         ending.push(ended);
       }
+      // A stream may cost processes until it has ended.
+      if (ending.length >= maxStreams) return Promise.all(ending.splice(0)).then(() => undefined);
     }
     if (of.kind === "flush")
       return Promise.all(ending.splice(0))
