@@ -29,6 +29,8 @@ const Environment = Type.Object({
   /** What other sites may send: JSON, as `accept` of a host's configuration. The coordinator reads it. */
   ACCEPT: Text("{}"),
   MAX_CONCURRENT_MIGRATIONS: Type.Integer({ minimum: 1, maximum: 1000, default: 4 }),
+  /** That come from other sites; one of several paired sites has half of it. */
+  MAX_INCOMING_MIGRATIONS: Type.Integer({ minimum: 1, maximum: 1000, default: 64 }),
   /** `signal`: containerd is started again by whatever supervises it when it ends; otherwise systemd is asked. */
   CONTAINERD_RESTART: Type.Enum(["systemd", "signal"], { default: "systemd" }),
   /** For tests: the annotation `ums.dev/breakpoint` of a Migration makes it wait at a step (src/breakpoint.ts). */

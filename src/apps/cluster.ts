@@ -145,6 +145,8 @@ export async function runCoordinator(part: Part): Promise<void> {
       secrets: [trustSecretName, nodeTrustSecretName],
       apps: [...ownApps, settings.SSU_INTERFACE_SERVICE],
     },
+    maxIncoming: settings.MAX_INCOMING_MIGRATIONS,
+    maxOfPeer: (peer) => placesOf(peer, trust, settings.MAX_INCOMING_MIGRATIONS),
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
     log,
@@ -171,6 +173,12 @@ export async function runCoordinator(part: Part): Promise<void> {
   await api.close();
   await unsafeApi?.close();
   interfaces.close();
+}
+
+/** One site can't take all places where others are paired; what moves within the cluster takes none of theirs. */
+function placesOf(peer: string, trust: Trust, all: number): number | undefined {
+  if (peer === trust.siteName) return undefined;
+  return trust.peers().some(({ name }) => name !== peer) ? Math.max(1, Math.floor(all / 2)) : all;
 }
 
 async function collectArrivals(incoming: IncomingPods, { log, signal }: Part): Promise<void> {

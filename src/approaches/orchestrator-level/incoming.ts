@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Accepting } from "../../accept.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
+import { sharedLook } from "../../shared-look.ts";
 import { type Cluster, ClusterError } from "../../platforms/kubernetes/client.ts";
 import { endpointSlices, type Kind, type KubernetesObject, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
 import { verdict } from "../../preflight/check.ts";
@@ -16,6 +17,7 @@ import type { ServiceNeed } from "../../protocol/need.ts";
 import type { PodNeed, PublishedPort } from "../../protocol/pod.ts";
 import { podOfContainer } from "../translation/pod-of-container.ts";
 import { asChecks, understood } from "../translation/refusals.ts";
+import { createArrivalPlaces } from "./arrival-places.ts";
 import type { NodeClient } from "./node/client.ts";
 import { withoutSecrets } from "./pod-need.ts";
 import { arrivedAnnotation, destinationPod, podLabel, restoreAnnotation, startBudgetMs } from "./pod.ts";
@@ -53,7 +55,9 @@ export type ArrivalRecords = Readonly<{
   find(id: string): Promise<ArrivalRecord | undefined>;
   /** Durable when it resolves, as are all of these. @throws UmsError COPY_IS_GONE when the id has been here before */
   create(record: { id: string; peer: string; need: PodNeed }): Promise<void>;
-  /** Notes that this id never commits here. */
+  /** Those that have not ended. */
+  open(): Promise<{ id: string; peer: string }[]>;
+  /** Notes that this id never commits here. Of each site a bounded number of such notes is kept. */
   refuse(id: string, peer: string): Promise<void>;
   /** @throws UmsError COPY_IS_GONE unless its verdict is open */
   update(id: string, facts: Partial<ArrivalFacts>): Promise<void>;
@@ -75,6 +79,10 @@ export type IncomingPodParts = Readonly<{
   /** What is taken from a site; undefined: it is this very one, whose pods are here already. */
   accept(peer: string): Accepting | undefined;
   own: OwnObjects;
+  /** How many migrations come at once. */
+  maxIncoming: number;
+  /** Of one site; undefined: as many as it likes, for it is this very one. */
+  maxOfPeer(peer: string): number | undefined;
   /** Port of the interfaces for other sites. */
   dataPort: number;
   limits: { scheduleMs: number; armMs: number; restoreMs: number; reserveMs: number; leaseMs: number };
@@ -112,6 +120,9 @@ const labels = { "app.kubernetes.io/managed-by": "ums" };
 
 export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
   const { cluster, records, limits, log } = parts;
+  const places = createArrivalPlaces({ open: () => records.open(), most: parts.maxIncoming, mostOf: (peer) => parts.maxOfPeer(peer) });
+  /** All pods of a cluster may be many, and any paired site can have them looked through. */
+  const allPods = sharedLook(() => cluster.list(pods, { namespace: undefined }));
 
   /** @throws UmsError NOT_YOURS, COPY_IS_GONE */
   const mine = async (id: string, peer: string) => expectMine(await records.find(id), id, peer);
@@ -332,9 +343,11 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
           throw new UmsError("BAD_REQUEST", `Migration ${id} is another pod's.`);
         return {};
       }
-      const { need, checks } = await understand(peer, asked, AbortSignal.timeout(60_000));
-      expectOk(checks);
-      await records.create({ id, peer, need: withoutSecrets(need) });
+      await places.during({ id, peer }, async () => {
+        const { need, checks } = await understand(peer, asked, AbortSignal.timeout(60_000));
+        expectOk(checks);
+        await records.create({ id, peer, need: withoutSecrets(need) });
+      });
       return {};
     },
 
@@ -446,7 +459,7 @@ export function createIncomingPods(parts: IncomingPodParts): IncomingPods {
 
   /** Whether a pod has come by this migration, whose record is not there any more. */
   async function hasArrived(id: string): Promise<boolean> {
-    const { items } = await cluster.list(pods, { namespace: undefined });
+    const { items } = await allPods();
     return items.some(
       ({ metadata: { annotations } = {} }) => annotations?.[arrivedAnnotation] === id && annotations[restoreAnnotation] !== id,
     );

@@ -1,6 +1,7 @@
 /** What the destination's half remembers of each migration, in `Migration` objects of role Destination. */
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
 import { UmsError } from "../../errors.ts";
+import { sharedLook } from "../../shared-look.ts";
 import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
 import {
   arrivalName,
@@ -17,6 +18,23 @@ const arrivalLabel = "ums.dev/arrival";
 
 /** No request comes so long after the end: then a record has done its work. */
 const rememberedMs = 24 * 3_600_000;
+/** Arrivals that came to nothing: a site can make as many as it likes. */
+const rememberedOfPeer = 200;
+
+const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string; acknowledged?: boolean };
+const outcomeOf = ({ status }: MigrationObject) =>
+  status?.endedAt === undefined ? undefined : status.phase === "Succeeded" ? "committed" : "gone";
+/** Ended, but its pod may still have to be looked for. */
+const isUnswept = (object: MigrationObject) => outcomeOf(object) === "gone" && factsOf(object).making === true && !factsOf(object).swept;
+
+/** @returns of each site, the oldest records that came to nothing, beyond the newest `keep` */
+export function beyondMemory(records: readonly MigrationObject[], keep = rememberedOfPeer): MigrationObject[] {
+  const forgettable = records.filter((each) => outcomeOf(each) === "gone" && !isUnswept(each));
+  const endedAt = ({ status }: MigrationObject) => Date.parse(status?.endedAt ?? "");
+  return [...Map.groupBy(forgettable, ({ spec }) => spec.peer).values()].flatMap((ofPeer) =>
+    ofPeer.toSorted((one, other) => endedAt(other) - endedAt(one)).slice(keep),
+  );
+}
 
 export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName: string }): ArrivalRecords {
   /** Where each id's object is: asking for one by its name is quicker than looking for it, and a commit has clients waiting. */
@@ -57,7 +75,10 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
   };
   /** Anybody may label a Migration; only the coordinator's account can make one of this role (rbac.yml). */
   const isRecord = (object: MigrationObject) => !isSource(object) && object.metadata.name === arrivalName(object.spec.id ?? "");
-  const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string; acknowledged?: boolean };
+  const allRecords = async () => {
+    const { items } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
+    return items.filter(isRecord);
+  };
   const isAboutItsPod = (object: MigrationObject) => {
     const { need } = factsOf(object);
     return need === undefined || isOwnPod(object, need.pod.metadata);
@@ -69,7 +90,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
     const { metadata, spec, status = {} } = found;
     const { seenAt, ...facts } = factsOf(found);
     if (facts.need) expectOwnPod(found, facts.need.pod.metadata);
-    const ended = status.endedAt === undefined ? undefined : status.phase === "Succeeded" ? "committed" : "gone";
+    const ended = outcomeOf(found);
     return {
       id: spec.id ?? "",
       peer: spec.peer ?? "",
@@ -111,6 +132,18 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
   const patchStatus = ({ metadata }: MigrationObject, status: object) =>
     cluster.patch<MigrationObject>(migrations, metadata.name ?? "", { status }, { namespace: metadata.namespace, subresource: "status" });
 
+  const remove = async ({ metadata, spec }: MigrationObject) => {
+    await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
+    namespaces.delete(spec.id ?? "");
+  };
+  /** What fails here is done at the next end. */
+  const forget = sharedLook(async () => {
+    for (const record of beyondMemory(await allRecords().catch(() => []))) {
+      if (record.metadata.finalizers?.length) await letGo(record).catch(() => undefined);
+      await remove(record).catch(() => undefined);
+    }
+  });
+
   return {
     async find(id): Promise<ArrivalRecord | undefined> {
       const found = await object(id);
@@ -127,10 +160,13 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
         facts: { need, verdict: "open", seenAt: new Date().toISOString() },
       });
     },
+    open: async () =>
+      (await allRecords()).filter((each) => outcomeOf(each) === undefined).map(({ spec: { id = "", peer = "" } }) => ({ id, peer })),
     async refuse(id, peer) {
       const made = await make({ id, peer, namespace: cluster.namespace, pod: "none" });
       await patchStatus(made, { id, phase: "RolledBack", endedAt: new Date().toISOString() });
       await letGo(made);
+      await forget();
     },
     async update(id, facts) {
       if (!(await whileOpen(id, facts))) throw new UmsError("COPY_IS_GONE", `Migration ${id} is not open here any more.`);
@@ -152,6 +188,7 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       namespaces.delete(id);
       // Not while clients wait; what fails here is done with the unfinished ones.
       if (isHistory(ended)) void letGo(ended).catch(() => undefined);
+      if (outcome === "gone") await forget();
     },
     async acknowledge(id) {
       const found = await object(id);
@@ -160,14 +197,13 @@ export function createArrivalRecords(cluster: Cluster, { siteName }: { siteName:
       if (told && isHistory(told)) await letGo(told);
     },
     async unfinished() {
-      const { items: labelled } = await cluster.list(migrations, { namespace: undefined, labelSelector: arrivalLabel });
-      const items = labelled.filter((each) => isRecord(each) && isAboutItsPod(each));
+      const items = (await allRecords()).filter(isAboutItsPod);
       // A crash may have come between the end and this.
       for (const history of items.filter((each) => isHistory(each) && each.metadata.finalizers?.length)) await letGo(history);
       // Those that only refuse their id.
-      for (const { metadata } of items.filter((each) => factsOf(each).need === undefined && endedBefore(each, rememberedMs)))
-        await cluster.delete(migrations, metadata.name ?? "", { namespace: metadata.namespace });
-      return items.map(show).filter(({ ended, facts }) => ended === undefined || (ended === "gone" && facts.making && !facts.swept));
+      for (const refused of items.filter((each) => factsOf(each).need === undefined && endedBefore(each, rememberedMs)))
+        await remove(refused);
+      return items.filter((each) => outcomeOf(each) === undefined || isUnswept(each)).map(show);
     },
     async swept(id) {
       await patchStatus(await mustExist(id), { facts: { swept: true } });
