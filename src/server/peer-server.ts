@@ -9,6 +9,7 @@ import { migrationIdPattern } from "../protocol/names.ts";
 import { type Pairing, PairRequest } from "../trust/pairing.ts";
 import type { Trust } from "../trust/trust.ts";
 import { sendProblem, strictValidation } from "./problems.ts";
+import { boundRequests } from "./stranger-requests.ts";
 import { type ConnectionLimits, defaultLimits, guardConnections } from "./strangers.ts";
 
 declare module "fastify" {
@@ -101,6 +102,8 @@ export function createPeerServer({
     ...(unsafeHttp ? { takePlain: (socket) => void unsafeHttp.server.emit("connection", socket) } : {}),
   });
 
+  const letAskAgain = boundRequests(app.server, connections.isPeers);
+
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setErrorHandler(sendProblem);
   app.setNotFoundHandler((request, reply) =>
@@ -125,12 +128,13 @@ export function createPeerServer({
       if (people && !route.startsWith("/peer/")) {
         await people.admit(request);
         connections.vouchFor(socket);
+        letAskAgain(socket, reply.raw);
         reply.hijack();
         people.answer(request, reply);
         return;
       }
     }
-    reply.header("connection", "close");
+    reply.header("connection", "close"); // also a node's, whose connection is no stranger's
     throw new UmsError("NOT_AUTHORISED", "This site does not know the caller.");
   });
   app.get("/healthcheck", (_request, reply) => reply.type("text/plain").send("OK"));
@@ -138,9 +142,10 @@ export function createPeerServer({
   if (pairing)
     app.post("/pair", { schema: { body: PairRequest }, bodyLimit: 24 * 1024 }, async (request, reply) => {
       const { step, name } = request.body as PairRequest;
-      reply.header("connection", "close"); // a wrong try costs its connection
-      const answer = await pairing.answer(request.body as PairRequest, request.raw.socket as TLSSocket);
-      if (step === "introduce") reply.header("connection", "keep-alive");
+      const socket = request.raw.socket as TLSSocket;
+      const answer = await pairing.answer(request.body as PairRequest, socket);
+      // A wrong try costs its connection; who has the code goes on to the second step.
+      if (step === "introduce") letAskAgain(socket, reply.raw);
       else log.info({ site: name }, "paired with a site");
       return answer;
     });

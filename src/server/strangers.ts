@@ -50,6 +50,8 @@ const tlsHandshake = 0x16;
 export type Guard = Readonly<{
   /** The connection is no stranger's any more: it may last. */
   vouchFor(socket: Socket): void;
+  /** Whether a site that this one knows is at the other end. */
+  isPeers(socket: Socket): boolean;
   /** Ends the connections of sites that are no peers any more. */
   peersChanged(): void;
   /** Ends all, and those that still come. */
@@ -75,7 +77,6 @@ export function guardConnections({
   const peers = new Set<TLSSocket>();
   /** By the other end's address and port, which a TLS socket has of the one below it. */
   const all = new Map<string, Socket>();
-  const isKnown = (socket: TLSSocket) => trust.identify(socket) !== undefined;
 
   /** Those from peers' addresses, and all others. */
   const createClass = () => {
@@ -166,9 +167,10 @@ export function guardConnections({
 
   return {
     vouchFor,
+    isPeers: (socket) => peers.has(socket as TLSSocket),
     peersChanged() {
       peersHosts = hostsOfPeers();
-      [...peers].filter((socket) => !isKnown(socket)).forEach((socket) => socket.destroy());
+      [...peers].filter((socket) => !trust.identify(socket)).forEach((socket) => socket.destroy());
     },
     close() {
       closing = true;

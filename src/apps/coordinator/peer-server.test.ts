@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
 import { connect as connectPlain, createServer as createPlainServer, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, createServer, type TLSSocket } from "node:tls";
@@ -23,7 +24,7 @@ async function raw(site: { port: number }, trust: Trust, text: string, options =
   socket.on("data", (chunk: Buffer) => (answer += chunk.toString()));
   socket.on("error", () => undefined);
   socket.write(text);
-  await Promise.race([once(socket, "close"), sleep(1_500)]);
+  await Promise.race([new Promise((done) => socket.once("close", done)), sleep(1_500)]);
   socket.destroy();
   return answer;
 }
@@ -88,8 +89,70 @@ test("a wrong code costs its connection", async () => {
     proof: "0".repeat(64),
   });
   const post = `POST /pair HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
-  const answers = await raw(b, await stranger(), post + post);
+  const startedAt = performance.now();
+  const answers = await raw(b, await stranger(), post);
+  expect(performance.now() - startedAt).toBeLessThan(1_450);
   expect(answers.match(/HTTP\/1.1 401/g)).toHaveLength(1);
+});
+
+/** What one connection gets for requests that a stranger sends without waiting for an answer. */
+async function pipeline(site: TestSite, request: string) {
+  let asked = 0;
+  site.peerServer.server.on("request", ({ socket }: IncomingMessage) => void (socket.destroyed || asked++));
+  const answers = await raw(site, await stranger(), request.repeat(1_500));
+  return { asked, answered: answers.match(/HTTP\/1.1 /g)?.length ?? 0 };
+}
+
+test.each([
+  ["the health check", "GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n"],
+  ["a path that can't be read", "GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n"],
+])("a stranger asks once on a connection: %s", async (_, request) => {
+  const b = await startSite("beta");
+  const { asked, answered } = await pipeline(b, request);
+  expect(answered).toBeLessThanOrEqual(1);
+  expect(asked).toBeLessThanOrEqual(1);
+  const [first] = [await raw(b, await stranger(), request)];
+  expect(first.match(/HTTP\/1.1 /g)).toHaveLength(1);
+  expect(first).toMatch(/connection: close/i);
+});
+
+test("wrong tries to pair can't be sent in one go", async () => {
+  const b = await startSite("beta");
+  let tries = 0;
+  const answer = b.latePairing.answer.bind(b.latePairing);
+  b.latePairing.answer = (request, socket) => (tries++, answer(request, socket));
+  const nothing = "0".repeat(64);
+  const body = JSON.stringify({ name: "eve", step: "introduce", certificate: "x", addresses: [], port: 1, nonce: nothing, proof: nothing });
+  await pipeline(b, `POST /pair HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+  expect(tries).toBeLessThanOrEqual(1);
+});
+
+test("a wrong token is judged once for each connection, and a good one as often as somebody asks", async () => {
+  const api = answering();
+  await api.ready();
+  let judged = 0;
+  const people: People = {
+    async admit({ headers }) {
+      judged++;
+      await sleep(5);
+      if (headers.authorization !== "Bearer good") throw new UmsError("NOT_AUTHORISED", "Who?");
+    },
+    answer: (request, reply) => api.routing(request.raw, reply.raw),
+  };
+  const a = await startSite("alpha", { people });
+  await pipeline(a, "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bad\r\n\r\n");
+  expect(judged).toBe(1);
+
+  const socket = connect({ ...(await stranger()).pairingOptions(), host: "127.0.0.1", port: a.port });
+  onTestFinished(() => void socket.destroy());
+  socket.on("error", () => undefined);
+  for (const token of ["good", "good", "bad"]) {
+    socket.write(`GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`);
+    const [answer] = (await once(socket, "data")) as [Buffer];
+    expect(answer.toString()).toMatch(token === "good" ? /^HTTP\/1.1 200 [^]*hello/ : /^HTTP\/1.1 401 /);
+  }
+  await once(socket, "close");
+  expect(judged).toBe(4);
 });
 
 test("a code is good once, for ten minutes, and only until the next one", async () => {

@@ -22,7 +22,7 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
   const directory = temporaryDirectory();
   const trust: Trust = await openTrust(openTrustFiles(directory), name);
   // The port is known only once the server listens.
-  const latePairing: Pairing = {
+  const latePairing: { -readonly [Part in keyof Pairing]: Pairing[Part] } = {
     issueCode: (accept) => pairing.issueCode(accept),
     answer: (request, socket) => pairing.answer(request, socket),
     pairWith: (options) => pairing.pairWith(options),
@@ -54,7 +54,7 @@ export async function startSite(name: string, { now = Date.now, fake = createFak
     onTestFinished(async () => await again.close());
     await listenOnSocket(again, { path: socketPath });
   };
-  return { name, directory, trust, pairing, peerServer, localApi, listenAgain, port, address, socketPath, ...fake };
+  return { name, directory, trust, pairing, peerServer, latePairing, localApi, listenAgain, port, address, socketPath, ...fake };
 }
 export type TestSite = Awaited<ReturnType<typeof startSite>>;
 
