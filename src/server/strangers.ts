@@ -23,7 +23,7 @@ export type ConnectionLimits = Readonly<{
   strangers: number;
   strangerMs: number;
   handshakeMs: number;
-  /** A handshake costs the one thread, on which migrations run too, about half a millisecond. */
+  /** A handshake costs the one thread, on which migrations run too, half a millisecond; with a chain of large RSA keys over 100. */
   handshakesPerSecond: number;
   /** Of one paired site, all its nodes together. */
   ofPeer: number;
