@@ -59,7 +59,7 @@ async function askHealth(socket: Socket, options: ConnectionOptions): Promise<st
   tls.write("GET /peer/healthcheck HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   let answer = "";
   tls.on("data", (chunk: Buffer) => (answer += chunk.toString())).on("error", () => undefined);
-  await Promise.race([once(tls, "close"), sleep(5_000)]);
+  await Promise.race([new Promise((done) => tls.once("close", done)), sleep(5_000)]);
   return answer;
 }
 
@@ -94,6 +94,37 @@ test("handshakes that strangers begin are answered so many a second, and no peer
   expect(answered).toBeLessThanOrEqual(10 + (performance.now() - startedAt) / 10);
   // They are not forgotten: each has its turn.
   await expect.poll(() => strangers.filter(({ received }) => received > 0).length).toBeGreaterThan(answered);
+});
+
+/** As a stranger whose certificate has so many others with it. */
+const withChain = async (count: number): Promise<ConnectionOptions> => {
+  const eve = await open("eve");
+  const options = eve.pairingOptions();
+  return { ...options, cert: String(options.cert) + eve.certificate.repeat(count) };
+};
+const from = (localAddress: string, port: number) => connectPlain({ port, host: "127.0.0.1", localAddress }).on("error", () => undefined);
+
+test("who shows a chain of certificates gets no answer, nor anybody from there for a while; a peer's address stays open", async () => {
+  const { alpha, port } = await start();
+  const [chain, plain] = [await withChain(2), (await open("gamma")).pairingOptions()];
+  expect(await askHealth(from("127.0.0.2", port), plain)).toMatch(/^HTTP\/1.1 401 /);
+  expect(await askHealth(from("127.0.0.2", port), chain)).toBe("");
+  expect(await askHealth(from("127.0.0.2", port), plain)).toBe("");
+  expect(await askHealth(from("127.0.0.3", port), plain)).toMatch(/^HTTP\/1.1 401 /);
+  expect(await askHealth(from("127.0.0.1", port), chain)).toBe("");
+  expect(await askHealth(from("127.0.0.1", port), alpha.connectOptions("beta"))).toMatch(/^HTTP\/1.1 200 /);
+});
+
+test("handshakes that cost much make strangers wait, and no peer", async () => {
+  const { alpha, port } = await start();
+  const [chain, plain] = [await withChain(50), (await open("gamma")).pairingOptions()];
+  for (let at = 0; at < 8; at++) expect(await askHealth(from(`127.0.0.${at + 10}`, port), chain)).toBe("");
+  const startedAt = performance.now();
+  const waits = askHealth(from("127.0.0.3", port), plain).then((answer) => ({ answer, afterMs: performance.now() - startedAt }));
+  expect(await askHealth(from("127.0.0.1", port), alpha.connectOptions("beta"))).toMatch(/^HTTP\/1.1 200 /);
+  const { answer, afterMs } = await waits;
+  expect(afterMs).toBeGreaterThan(250);
+  expect(answer).toMatch(/^HTTP\/1.1 401 |^$/); // it may have waited in vain
 });
 
 test("as many may wait to be accepted as the kernel lets wait", async () => {

@@ -7,8 +7,9 @@ import type { FastifyBaseLogger } from "fastify";
 import type { Server } from "node:https";
 import type { Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
-import { parseAddress } from "../protocol/address.ts";
 import type { Trust } from "../trust/trust.ts";
+import { costOf, createBar, hasChain } from "./handshake-cost.ts";
+import { followPeerAddresses, plainAddress } from "./peer-addresses.ts";
 import { boundConnections } from "./peer-connections.ts";
 
 /** What connections that nobody has vouched for may take up; twice over, as peers' addresses have as much again. */
@@ -23,7 +24,10 @@ export type ConnectionLimits = Readonly<{
   strangers: number;
   strangerMs: number;
   handshakeMs: number;
-  /** A handshake costs the one thread, on which migrations run too, half a millisecond; with a chain of large RSA keys over 100. */
+  /**
+   * One costs the one thread, on which migrations run too, about half a millisecond. One with a chain of certificates may cost
+   * hundreds: it counts as so many that half of the time is left to others.
+   */
   handshakesPerSecond: number;
   /** Of one paired site, all its nodes together. */
   ofPeer: number;
@@ -78,61 +82,12 @@ export function guardConnections({
   /** By the other end's address and port, which a TLS socket has of the one below it. */
   const all = new Map<string, Socket>();
 
-  /** Those from peers' addresses, and all others. */
-  const createClass = () => {
-    const silent = createRoom(limits.silent);
-    const waiting = createRoom(limits.waiting);
-    const strangers = createRoom(limits.strangers);
-    const rooms = [silent, waiting, strangers];
-    const timers = new Map<Socket, NodeJS.Timeout>();
-    const forget = (raw: Socket) => {
-      clearTimeout(timers.get(raw));
-      timers.delete(raw);
-      for (const room of rooms) room.delete(raw);
-    };
-    const enter = (room: Room, raw: Socket, { address, timeMs }: { address: string; timeMs: number }) => {
-      forget(raw);
-      const oldest = room.oldestIfFull();
-      if (oldest) {
-        log.debug({ address: oldest.remoteAddress }, "a stranger's connection makes room for a newer one");
-        forget(oldest);
-        oldest.destroy();
-      }
-      room.add(raw, address);
-      const end = setTimeout(() => raw.destroy(), timeMs);
-      timers.set(raw, end);
-    };
-    const pace = createPace(limits.handshakesPerSecond, () => {
-      const next = waiting.takeNewest();
-      if (!next) return false;
-      enter(strangers, next.socket, { address: next.address, timeMs: limits.strangerMs });
-      for (const take of takeTls) take.call(server, next.socket);
-      return true;
-    });
-    return {
-      forget,
-      stop: pace.stop,
-      admit(raw: Socket, address: string) {
-        enter(silent, raw, { address, timeMs: limits.silentMs });
-        raw.once("readable", () => {
-          const first = raw.read() as Buffer | null;
-          if (first === null) return void raw.destroy(); // it ended
-          raw.unshift(first);
-          if (first[0] === tlsHandshake) {
-            enter(waiting, raw, { address, timeMs: limits.waitingMs });
-            pace.next();
-          } else if (takePlain) {
-            forget(raw);
-            takePlain(raw);
-          } else raw.destroy();
-        });
-      },
-    };
-  };
-  const [ofPeers, ofOthers] = [createClass(), createClass()];
+  const parts = { limits, log, takePlain, takeTls: (raw: Socket) => takeTls.forEach((take) => void take.call(server, raw)) };
+  const [ofPeers, ofOthers] = [createClass(parts), createClass(parts)];
   const classes = [ofPeers, ofOthers];
-  const hostsOfPeers = () => new Set(trust.peers().flatMap(({ addresses }) => addresses.map((each) => parseAddress(each).host)));
-  let peersHosts = hostsOfPeers();
+  const peersAddresses = followPeerAddresses(trust);
+  const barred = createBar();
+  const isOfPeers = ({ remoteAddress }: Socket) => peersAddresses.has(plainAddress(remoteAddress));
   let closing = false;
 
   server.on("connection", (raw: Socket) => {
@@ -144,17 +99,37 @@ export function guardConnections({
     });
     raw.on("error", () => raw.destroy());
     if (closing) return void raw.destroy();
-    const address = plainAddress(raw.remoteAddress);
-    (peersHosts.has(address) ? ofPeers : ofOthers).admit(raw, networkOf(address));
+    const network = networkOf(plainAddress(raw.remoteAddress));
+    if (isOfPeers(raw)) return ofPeers.admit(raw, network);
+    if (barred.has(network)) return void raw.destroy();
+    ofOthers.admit(raw, network);
   });
   const vouchFor = (socket: Socket) => {
     const raw = all.get(endOf(socket));
     if (raw) for (const { forget } of classes) forget(raw);
   };
+  /** Its time is taken off the budget of those from where it came; a peer's address is not barred for what another did there. */
+  const judgeHandshake = (socket: TLSSocket, isChain?: boolean) => {
+    const raw = all.get(endOf(socket));
+    if (!raw) return;
+    for (const { handshakeEnded } of classes) handshakeEnded(raw);
+    const costMs = costOf({ bytes: raw.bytesRead, isChain });
+    if (costMs === 0) return;
+    socket.destroy();
+    if (isOfPeers(raw)) return void ofPeers.charge(costMs);
+    const networkOfOne = ({ remoteAddress }: Socket) => networkOf(plainAddress(remoteAddress));
+    const network = networkOfOne(raw);
+    log.debug({ network, costMs }, "a stranger's handshake had a chain of certificates: nobody gets in from there for a minute");
+    barred.add(network);
+    const isOverdrawn = ofOthers.charge(costMs);
+    ofOthers.endHandshakes((other) => isOverdrawn || networkOfOne(other) === network);
+  };
   const bound = boundConnections(server, limits.ofPeer);
   server.on("secureConnection", (socket: TLSSocket) => {
+    const isChain = hasChain(socket);
     const caller = trust.identify(socket);
-    if (!caller) return;
+    if (!caller) return judgeHandshake(socket, isChain);
+    peersAddresses.remember(plainAddress(socket.remoteAddress), caller.site);
     if (!caller.isSelf) bound(caller.site, socket);
     peers.add(socket);
     socket.on("close", () => peers.delete(socket));
@@ -162,6 +137,7 @@ export function guardConnections({
   });
   server.on("tlsClientError", (error, socket) => {
     log.debug({ err: error, address: socket.remoteAddress }, "a TLS handshake failed");
+    judgeHandshake(socket);
     socket.destroy();
   });
 
@@ -169,13 +145,85 @@ export function guardConnections({
     vouchFor,
     isPeers: (socket) => peers.has(socket as TLSSocket),
     peersChanged() {
-      peersHosts = hostsOfPeers();
+      peersAddresses.peersChanged();
       [...peers].filter((socket) => !trust.identify(socket)).forEach((socket) => socket.destroy());
     },
     close() {
       closing = true;
+      peersAddresses.close();
       for (const { stop } of classes) stop();
       [...peers, ...all.values()].forEach((socket) => socket.destroy());
+    },
+  };
+}
+
+/** Connections from peers' addresses, or all others: until somebody vouches for them. */
+function createClass({
+  limits,
+  log,
+  takePlain,
+  takeTls,
+}: {
+  limits: ConnectionLimits;
+  log: FastifyBaseLogger;
+  takePlain: ((socket: Socket) => void) | undefined;
+  takeTls: (socket: Socket) => void;
+}) {
+  const silent = createRoom(limits.silent);
+  const waiting = createRoom(limits.waiting);
+  const strangers = createRoom(limits.strangers);
+  const rooms = [silent, waiting, strangers];
+  const timers = new Map<Socket, NodeJS.Timeout>();
+  const underWay = new Set<Socket>();
+  const forget = (raw: Socket) => {
+    underWay.delete(raw);
+    clearTimeout(timers.get(raw));
+    timers.delete(raw);
+    for (const room of rooms) room.delete(raw);
+  };
+  const enter = (room: Room, raw: Socket, { address, timeMs }: { address: string; timeMs: number }) => {
+    forget(raw);
+    const oldest = room.oldestIfFull();
+    if (oldest) {
+      log.debug({ address: oldest.remoteAddress }, "a stranger's connection makes room for a newer one");
+      forget(oldest);
+      oldest.destroy();
+    }
+    room.add(raw, address);
+    const end = setTimeout(() => raw.destroy(), timeMs);
+    timers.set(raw, end);
+  };
+  const pace = createPace(limits.handshakesPerSecond, () => {
+    const next = waiting.takeNewest();
+    if (!next) return false;
+    enter(strangers, next.socket, { address: next.address, timeMs: limits.strangerMs });
+    underWay.add(next.socket);
+    takeTls(next.socket);
+    return true;
+  });
+  return {
+    forget,
+    stop: pace.stop,
+    handshakeEnded: (raw: Socket) => void underWay.delete(raw),
+    charge: (ms: number) => pace.charge(ms),
+    /** Ends handshakes before they cost what they may. */
+    endHandshakes(isMeant: (raw: Socket) => boolean) {
+      [...underWay].filter(isMeant).forEach((raw) => raw.destroy());
+    },
+    admit(raw: Socket, address: string) {
+      enter(silent, raw, { address, timeMs: limits.silentMs });
+      raw.once("readable", () => {
+        const first = raw.read() as Buffer | null;
+        if (first === null) return void raw.destroy(); // it ended
+        raw.unshift(first);
+        if (first[0] === tlsHandshake) {
+          enter(waiting, raw, { address, timeMs: limits.waitingMs });
+          pace.next();
+        } else if (takePlain) {
+          forget(raw);
+          takePlain(raw);
+        } else raw.destroy();
+      });
     },
   };
 }
@@ -244,12 +292,14 @@ function createPace(perSecond: number, take: () => boolean) {
     next() {
       if (!isUnderWay) turn();
     },
+    /** Waits twice as long as that kept the thread. @returns whether that makes more than a second in all */
+    charge(ms: number): boolean {
+      left -= (2 * ms * perSecond) / 1000;
+      return left < -perSecond;
+    },
     stop: () => (isOver = true),
   };
 }
-
-/** IPv4 as such, also where the server listens for IPv6. */
-const plainAddress = (address = "") => address.replace(/^::ffff:/, "");
 
 /** Whom an address stands for: whoever has one of IPv6 has all of its /64. */
 export function networkOf(address: string): string {
