@@ -115,17 +115,12 @@ test("who shows a chain of certificates gets no answer, nor anybody from there f
   expect(await askHealth(from("127.0.0.1", port), alpha.connectOptions("beta"))).toMatch(/^HTTP\/1.1 200 /);
 });
 
-test("handshakes that cost much make strangers wait, and no peer", async () => {
+test("handshakes that cost much get no answer, however many come at once, and no peer waits for them", async () => {
   const { alpha, port } = await start();
-  const [chain, plain] = [await withChain(50), (await open("gamma")).pairingOptions()];
-  const dear = Array.from({ length: 8 }, (_, at) => askHealth(from(`127.0.0.${at + 10}`, port), chain));
-  expect(new Set(await Promise.all(dear))).toEqual(new Set([""]));
-  const startedAt = performance.now();
-  const waits = askHealth(from("127.0.0.3", port), plain).then((answer) => ({ answer, afterMs: performance.now() - startedAt }));
+  const chain = await withChain(50);
+  const dear = Array.from({ length: 40 }, (_, at) => askHealth(from(`127.0.0.${at + 10}`, port), chain));
   expect(await askHealth(from("127.0.0.1", port), alpha.connectOptions("beta"))).toMatch(/^HTTP\/1.1 200 /);
-  const { answer, afterMs } = await waits;
-  expect(afterMs).toBeGreaterThan(250);
-  expect(answer).toMatch(/^HTTP\/1.1 401 |^$/); // it may have waited in vain
+  expect(new Set(await Promise.all(dear))).toEqual(new Set([""]));
 });
 
 test("as many may wait to be accepted as the kernel lets wait", async () => {
