@@ -14,6 +14,7 @@ import { UmsError } from "../errors.ts";
 import { formatAddress, parseAddress } from "../protocol/address.ts";
 import { closed } from "../protocol/forms.ts";
 import { addressPattern, siteNamePattern } from "../protocol/names.ts";
+import { sharedLook } from "../shared-look.ts";
 import { claimsToBeSite, isLeafOf, readAuthority } from "./identity.ts";
 import { problemFrom, readJson } from "./peer-client.ts";
 import type { Peer, Trust } from "./trust.ts";
@@ -90,14 +91,17 @@ export function createPairing({
     const offer = text === undefined ? undefined : (JSON.parse(text) as Offer);
     return offer && now() < offer.expires ? { key: Buffer.from(offer.key, "hex"), accept: offer.accept } : undefined;
   };
-  const lookUp = shared(offerCheckMs, async () => {
-    let found: Buffer | undefined;
-    await trust.pairingOffer((current) => {
-      found = openOffer(current)?.key;
-      return current;
-    });
-    return found;
-  });
+  const lookUp = sharedLook(
+    async () => {
+      let found: Buffer | undefined;
+      await trust.pairingOffer((current) => {
+        found = openOffer(current)?.key;
+        return current;
+      });
+      return found;
+    },
+    { everyMs: offerCheckMs },
+  );
 
   return {
     async issueCode(accept) {
@@ -171,28 +175,6 @@ export function createPairing({
         socket.destroy();
       }
     },
-  };
-}
-
-/**
- * Looks something up for all who ask at about the same time, once in so many milliseconds at most. Nobody is answered with
- * what was there before it asked.
- */
-function shared<T>(everyMs: number, look: () => Promise<T>): () => Promise<T> {
-  let next: Promise<T> | undefined;
-  let last: Promise<unknown> = Promise.resolve();
-  let begunAt = -Infinity;
-  return () => {
-    next ??= (async () => {
-      await last.catch(() => undefined);
-      await sleep(Math.max(0, begunAt + everyMs - performance.now()), undefined, { ref: false });
-      next = undefined;
-      begunAt = performance.now();
-      const looking = look();
-      last = looking;
-      return await looking;
-    })();
-    return next;
   };
 }
 
