@@ -8,6 +8,7 @@ import type { Logger } from "pino";
 import { readAccept } from "../accept-form.ts";
 import { accepting } from "../accept.ts";
 import { openDataConnection } from "../approaches/data-connection.ts";
+import { placesOfPeer } from "../approaches/peer-bounds.ts";
 import { createIncomingPods, type IncomingPods } from "../approaches/orchestrator-level/incoming.ts";
 import { createArriving } from "../approaches/orchestrator-level/node/arriving.ts";
 import { nodeChecks } from "../approaches/orchestrator-level/node/checks.ts";
@@ -72,6 +73,8 @@ const nodeDirectories = {
 } as const;
 const imageDirectories = ["/dev/shm/ums", "/var/lib/ums/images"];
 const collectEveryMs = 20_000;
+/** Every caller may have the address of a node there: nobody is kept out for what another did. */
+const behindNodePort = { barredMs: 0 };
 const restoresLabel = "ums.dev/restores";
 const criu = "/opt/ums/criu/criu";
 
@@ -146,7 +149,9 @@ export async function runCoordinator(part: Part): Promise<void> {
       apps: [...ownApps, settings.SSU_INTERFACE_SERVICE],
     },
     maxIncoming: settings.MAX_INCOMING_MIGRATIONS,
-    maxOfPeer: (peer) => placesOf(peer, trust, settings.MAX_INCOMING_MIGRATIONS),
+    // What moves within the cluster takes nobody's place.
+    maxOfPeer: (peer) =>
+      peer === trust.siteName ? undefined : placesOfPeer(peer, { peers: trust.peers(), all: settings.MAX_INCOMING_MIGRATIONS }),
     dataPort: settings.SSU_INTERFACE_NODEPORT,
     limits: clusterLimits,
     log,
@@ -157,6 +162,7 @@ export async function runCoordinator(part: Part): Promise<void> {
     pairing,
     log: logger,
     people: createPeople(cluster, api),
+    limits: behindNodePort,
     ...(unsafeApi ? { unsafeHttp: unsafeApi } : {}),
     registerPeerRoutes(app) {
       const { create, arm, restore, commit, acknowledge, collect: _, ...arrivals } = incoming;
@@ -173,12 +179,6 @@ export async function runCoordinator(part: Part): Promise<void> {
   await api.close();
   await unsafeApi?.close();
   interfaces.close();
-}
-
-/** One site can't take all places where others are paired; what moves within the cluster takes none of theirs. */
-function placesOf(peer: string, trust: Trust, all: number): number | undefined {
-  if (peer === trust.siteName) return undefined;
-  return trust.peers().some(({ name }) => name !== peer) ? Math.max(1, Math.floor(all / 2)) : all;
 }
 
 async function collectArrivals(incoming: IncomingPods, { log, signal }: Part): Promise<void> {
@@ -251,6 +251,7 @@ export async function runInterface(part: Part): Promise<void> {
   const server = createPeerServer({
     trust,
     log,
+    limits: behindNodePort,
     registerPeerRoutes: () => undefined,
     registerOwnRoutes(app) {
       registerNodeRoutes(app, { arriving, check, terms, address: settings.HOST_IP });

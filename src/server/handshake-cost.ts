@@ -5,7 +5,6 @@ import type { TLSSocket } from "node:tls";
 const plainBytes = 8 * 1024;
 /** More than twice what was seen: 119 ms for a chain of 18 certificates with RSA keys of 16,384 bits, 76 KiB. */
 const msPerKiB = 4;
-const barredMs = 60_000;
 const mostBarred = 4_096;
 
 /**
@@ -22,8 +21,8 @@ export function hasChain(socket: TLSSocket): boolean {
   return socket.getPeerX509Certificate()?.issuerCertificate !== undefined;
 }
 
-/** Networks from which nobody gets in for a minute. */
-export function createBar(now = Date.now) {
+/** Networks from which nobody gets in for so long. */
+export function createBar(barredMs: number, now = Date.now) {
   const until = new Map<string, number>();
   return {
     add(network: string) {

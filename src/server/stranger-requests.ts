@@ -13,6 +13,8 @@ export type LetAskAgain = (socket: Socket, response: ServerResponse) => void;
  */
 export function boundRequests(server: Server, isPeers: (socket: Socket) => boolean): LetAskAgain {
   const asked = new WeakSet<Socket>();
+  /** Whether the client wants to keep its connection. */
+  const wanted = new WeakMap<ServerResponse, boolean>();
   const listeners = server.listeners("request");
   server.removeAllListeners("request");
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
@@ -22,12 +24,13 @@ export function boundRequests(server: Server, isPeers: (socket: Socket) => boole
     if (!isPeers(socket)) {
       if (asked.has(socket)) return void socket.destroy();
       asked.add(socket);
+      wanted.set(response, response.shouldKeepAlive);
       response.shouldKeepAlive = false;
     }
     for (const listener of listeners) listener.call(server, request, response);
   });
   return (socket, response) => {
     asked.delete(socket);
-    response.shouldKeepAlive = true;
+    response.shouldKeepAlive = wanted.get(response) ?? response.shouldKeepAlive;
   };
 }

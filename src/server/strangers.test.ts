@@ -115,6 +115,13 @@ test("who shows a chain of certificates gets no answer, nor anybody from there f
   expect(await askHealth(from("127.0.0.1", port), alpha.connectOptions("beta"))).toMatch(/^HTTP\/1.1 200 /);
 });
 
+test("where all callers have one address, nobody is kept out for what another showed", async () => {
+  const { port } = await start({ barredMs: 0 });
+  const [chain, plain] = [await withChain(2), (await open("gamma")).pairingOptions()];
+  expect(await askHealth(from("127.0.0.2", port), chain)).toBe("");
+  expect(await askHealth(from("127.0.0.2", port), plain)).toMatch(/^HTTP\/1.1 401 /);
+});
+
 test("handshakes that cost much get no answer, however many come at once, and no peer waits for them", async () => {
   const { alpha, port } = await start();
   const chain = await withChain(50);

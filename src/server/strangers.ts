@@ -29,6 +29,8 @@ export type ConnectionLimits = Readonly<{
    * hundreds: it counts as so many that half of the time is left to others.
    */
   handshakesPerSecond: number;
+  /** For how long nobody gets in from where a costly handshake came; 0: callers' addresses are not their own, as behind a NodePort. */
+  barredMs: number;
   /** Of one paired site, all its nodes together. */
   ofPeer: number;
 }>;
@@ -42,6 +44,7 @@ export const defaultLimits: ConnectionLimits = {
   strangerMs: 10_000,
   handshakeMs: 5_000,
   handshakesPerSecond: 400,
+  barredMs: 60_000,
   ofPeer: 256,
 };
 
@@ -86,7 +89,7 @@ export function guardConnections({
   const [ofPeers, ofOthers] = [createClass(parts), createClass(parts)];
   const classes = [ofPeers, ofOthers];
   const peersAddresses = followPeerAddresses(trust);
-  const barred = createBar();
+  const barred = createBar(limits.barredMs);
   const isOfPeers = ({ remoteAddress }: Socket) => peersAddresses.has(plainAddress(remoteAddress));
   let closing = false;
 
@@ -119,10 +122,10 @@ export function guardConnections({
     if (isOfPeers(raw)) return void ofPeers.charge(costMs);
     const networkOfOne = ({ remoteAddress }: Socket) => networkOf(plainAddress(remoteAddress));
     const network = networkOfOne(raw);
-    log.debug({ network, costMs }, "a stranger's handshake had a chain of certificates: nobody gets in from there for a minute");
+    log.debug({ network, costMs }, "a stranger's handshake had a chain of certificates");
     barred.add(network);
     const isOverdrawn = ofOthers.charge(costMs);
-    ofOthers.endHandshakes((other) => isOverdrawn || networkOfOne(other) === network);
+    ofOthers.endHandshakes((other) => isOverdrawn || barred.has(networkOfOne(other)));
   };
   const bound = boundConnections(server, limits.ofPeer);
   server.on("secureConnection", (socket: TLSSocket) => {
@@ -284,7 +287,7 @@ function createPace(perSecond: number, take: () => boolean) {
     countedAt = now;
     isUnderWay = !isOver && (left < 1 || take());
     if (!isUnderWay) return;
-    if (left < 1) return void setTimeout(turn, 1000 / perSecond).unref();
+    if (left < 1) return void setTimeout(turn, ((1 - left) * 1000) / perSecond).unref();
     left--;
     setImmediate(turn);
   };

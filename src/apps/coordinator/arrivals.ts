@@ -1,5 +1,6 @@
 /** What the destination's half remembers of each migration, in `Migration` objects of role Destination. */
 import type { ArrivalFacts, ArrivalRecord, ArrivalRecords } from "../../approaches/orchestrator-level/incoming.ts";
+import { rememberedOfPeer } from "../../approaches/peer-bounds.ts";
 import { UmsError } from "../../errors.ts";
 import { sharedLook } from "../../shared-look.ts";
 import { type Cluster, ClusterError, type PatchOperation } from "../../platforms/kubernetes/client.ts";
@@ -18,8 +19,6 @@ const arrivalLabel = "ums.dev/arrival";
 
 /** No request comes so long after the end: then a record has done its work. */
 const rememberedMs = 24 * 3_600_000;
-/** Arrivals that came to nothing: a site can make as many as it likes. */
-const rememberedOfPeer = 200;
 
 const factsOf = ({ status }: MigrationObject) => (status?.facts ?? {}) as ArrivalFacts & { seenAt?: string; acknowledged?: boolean };
 const outcomeOf = ({ status }: MigrationObject) =>

@@ -9,6 +9,7 @@ import { createOutgoing, type SourceFacts } from "../../approaches/container-lev
 import { startAgain } from "../../approaches/container-level/restart-policy.ts";
 import { openDataConnection } from "../../approaches/data-connection.ts";
 import { checkThere } from "../../approaches/destination.ts";
+import { placesOfPeer, rememberedOfPeer } from "../../approaches/peer-bounds.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { createMarks } from "../../checkpoint/marks.ts";
 import type { Tools } from "../../checkpoint/runc.ts";
@@ -45,8 +46,6 @@ const slots = 250;
 /** For how long an ended migration is known. */
 const rememberedMs = 30 * 86_400_000;
 const pruneEveryMs = 3_600_000;
-/** So many of one peer that came to nothing are known, the newest ones: more than it can have on their way. */
-const refusedOfPeer = 200;
 
 type Running = {
   readonly controller: AbortController;
@@ -130,9 +129,7 @@ export function createHostCoordinator({
     leaseMs: milliseconds(config.limits.reservationLeaseSeconds),
     restoreTimeoutMs: milliseconds(config.limits.restoreSeconds),
     maxIncoming: config.maxIncoming,
-    // Half of them, where others may want to come, too.
-    maxOfPeer: (peer) =>
-      trust.peers().some(({ name }) => name !== peer) ? Math.max(1, Math.floor(config.maxIncoming / 2)) : config.maxIncoming,
+    maxOfPeer: (peer) => placesOfPeer(peer, { peers: trust.peers(), all: config.maxIncoming }),
     left(service, peer) {
       const last = database.list().find((each) => each.role === "source" && each.service === service && each.peer === peer);
       return last?.phase === "Succeeded" ? database.fact<Partial<SourceFacts>>(last.id, "source")?.need : undefined;
@@ -612,7 +609,7 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
     refuse: (id, peer) => {
       database.create({ id, role: "destination", service: "", peer, request: {} });
       database.end(id, { phase: "RolledBack" });
-      database.pruneRefused(peer, refusedOfPeer);
+      database.pruneRefused(peer, rememberedOfPeer);
     },
     fact: (id, key) => (record(id) ? database.fact(id, key) : undefined),
     setFact: (id, key, value) => database.setFact(id, key, value),
@@ -624,7 +621,7 @@ function incomingRecords(database: Database, changed: () => void): IncomingRecor
     },
     end(id, outcome) {
       const ended = record(id) && database.end(id, { phase: outcome === "committed" ? "Succeeded" : "RolledBack" });
-      if (ended && outcome === "gone") database.pruneRefused(ended.peer, refusedOfPeer);
+      if (ended && outcome === "gone") database.pruneRefused(ended.peer, rememberedOfPeer);
       changed();
     },
     forget(id) {
