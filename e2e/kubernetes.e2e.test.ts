@@ -9,6 +9,7 @@ import { podReference } from "../src/approaches/orchestrator-level/pod.ts";
 import { type ErrorCode, errorTable } from "../src/errors.ts";
 import { events, type Pod, pods } from "../src/platforms/kubernetes/kinds.ts";
 import { migrations } from "../src/platforms/kubernetes/migration.ts";
+import type { Check } from "../src/preflight/check.ts";
 import { containerImages } from "../setup/container-images.ts";
 import { atBreakpoint, createMigration, migrationIn, setBreakpoint } from "./cluster-migrations.ts";
 import { askCoordinator, personIn } from "./cluster-people.ts";
@@ -500,7 +501,7 @@ describe("refused, and nothing is changed", () => {
     await expectNothingLeft();
   });
 
-  test("CRIU_TOO_OLD: a node of the source whose CRIU does not run", async () => {
+  test("CRIU_TOO_OLD: a node of the source whose CRIU does not run; `ums doctor` calls it no more ok than a plan does", async () => {
     await a.apply(pod("undumpable"));
     await ready(a, "undumpable");
     // What has worked is not tried again for a minute, but by another process.
@@ -508,11 +509,14 @@ describe("refused, and nothing is changed", () => {
     await kubectl(a, "rollout", "status", "daemonset/ssu-interface", "--timeout=60s");
     const inInterface = (...command: string[]) => kubectl(a, "exec", "daemonset/ssu-interface", "--", ...command);
     await inInterface("mount", "--bind", "/bin/false", "/opt/ums/criu/criu");
+    const refusals = async () => (await a.json<Check[]>(["doctor"])).filter(({ ok }) => !ok).map(({ code }) => code);
     try {
       await expectRefused("undumpable", "CRIU_TOO_OLD");
+      expect(await refusals()).toEqual(["CRIU_TOO_OLD"]);
     } finally {
       await inInterface("umount", "/opt/ums/criu/criu");
     }
+    expect(await refusals()).toEqual([]);
     await remove(a, "pod/undumpable");
     await expectNothingLeft();
   });

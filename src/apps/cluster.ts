@@ -36,7 +36,7 @@ import { nodes } from "../platforms/kubernetes/kinds.ts";
 import { standForLeader } from "../platforms/kubernetes/lease.ts";
 import { createTermGuard } from "../platforms/kubernetes/term.ts";
 import { nodeTrustSecretName, openTrustSecret, trustSecretName } from "../platforms/kubernetes/trust-store.ts";
-import { summary, verdict } from "../preflight/check.ts";
+import { type Check, checked, summary, verdict } from "../preflight/check.ts";
 import { criuChecks } from "../preflight/site.ts";
 import { formatAddress } from "../protocol/address.ts";
 import type { DataTarget } from "../protocol/conversation.ts";
@@ -247,6 +247,10 @@ export async function runInterface(part: Part): Promise<void> {
     unchangeable === undefined
       ? await nodeChecks(measures, { criu, imageDirectories, stagingDirectory: nodeDirectories.staging.volumes }, waiting)
       : [verdict("the node's runtime", "NODE_UNCHANGEABLE", [unchangeable])];
+  const doctor = async (waiting: AbortSignal): Promise<Check[]> => [
+    ...(await criuChecks(criu, waiting)),
+    checked("pods that arrive", unchangeable === undefined, "NODE_UNCHANGEABLE", unchangeable ?? "their containers can be restored here"),
+  ];
   const terms = createTermGuard(path.join(nodeDirectories.work, "term"));
   const server = createPeerServer({
     trust,
@@ -254,7 +258,7 @@ export async function runInterface(part: Part): Promise<void> {
     limits: behindNodePort,
     registerPeerRoutes: () => undefined,
     registerOwnRoutes(app) {
-      registerNodeRoutes(app, { arriving, check, terms, address: settings.HOST_IP });
+      registerNodeRoutes(app, { arriving, check, doctor, terms, address: settings.HOST_IP });
       registerLeavingRoutes(app, { leaving, places });
       registerSnapshotRoutes(app, snapshots, places);
     },

@@ -18,6 +18,7 @@ import { pods } from "../../platforms/kubernetes/kinds.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
 import { peersCalled, type Trust } from "../../trust/trust.ts";
 import { createChanges, watchMigration } from "./changes.ts";
+import { examineNodes } from "./nodes.ts";
 import type { Coordinator } from "./coordinator.ts";
 import type { Migration, Service } from "./schema.ts";
 
@@ -227,6 +228,6 @@ export async function createClusterCoordinator({
         await sleep(50);
     },
 
-    doctor: async () => interfaces.all().map(({ node, address }) => ({ name: `interface of node ${node}`, ok: true, found: address })),
+    doctor: (stopped) => examineNodes(interfaces, stopped),
   };
 }

@@ -8,6 +8,7 @@ import { forwardingActions } from "../../approaches/orchestrator-level/node/clie
 import { UmsError } from "../../errors.ts";
 import { type TermGuard, termHeader } from "../../platforms/kubernetes/term.ts";
 import { closed } from "../../protocol/forms.ts";
+import type { Check } from "../../preflight/check.ts";
 import { type CheckResult, Measures } from "../../protocol/measures.ts";
 import { migrationIdPattern } from "../../protocol/names.ts";
 import { ArrivedPod, ArrivingPod, NodeForwarding, PublishedPort } from "../../protocol/pod.ts";
@@ -38,16 +39,20 @@ export function registerNodeRoutes(
   {
     arriving,
     check,
+    doctor,
     terms,
     address,
   }: {
     arriving: Arriving;
     check: (measures: Measures, signal: AbortSignal) => Promise<CheckResult[]>;
+    doctor: (signal: AbortSignal) => Promise<Check[]>;
     terms: TermGuard;
     address: string;
   },
 ): void {
   app.addHook("onRequest", async ({ headers }) => terms.admit(headers[termHeader]?.toString()));
+
+  app.get("/node/doctor", () => doctor(AbortSignal.timeout(120_000)));
 
   app.post<{ Body: Measures }>("/node/check", { schema: { body: Measures } }, (request) =>
     check(request.body, AbortSignal.timeout(120_000)),

@@ -1,4 +1,5 @@
 /** How coordinator and operator call the interface of a node. */
+import type { Check } from "../../../preflight/check.ts";
 import type { CheckResult, Measures } from "../../../protocol/measures.ts";
 import type { ArrivedPod, ArrivingPod, Described, LeavingPod, NodeForwarding, PodReference, PublishedPort } from "../../../protocol/pod.ts";
 import type { KnownSnapshot, ReplaySnapshot, RescueSnapshot, SnapshotSummary, TakeSnapshot } from "../../../protocol/snapshot.ts";
@@ -12,6 +13,8 @@ export type NodeClient = Readonly<{
   /** Rejects where it doesn't answer. */
   greet(signal: AbortSignal): Promise<void>;
   describe(reference: PodReference, signal: AbortSignal): Promise<Described>;
+  /** Whether this node can give pods away and take them in. */
+  doctor(signal: AbortSignal): Promise<Check[]>;
   /** Whether this node can take such a service in. */
   check(measures: Measures, signal: AbortSignal): Promise<CheckResult[]>;
   leaving(

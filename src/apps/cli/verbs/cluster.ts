@@ -8,12 +8,12 @@ const part =
     // Loaded here alone: what serves is most of the program, and no other verb needs it.
     const { readClusterSettings } = await import("../../../cluster-settings.ts");
     const settings = readClusterSettings(environment);
-    const { default: pino } = await import("pino");
+    const { createLog } = await import("../../../log.ts");
     const cluster = await import("../../cluster.ts");
     const stop = new AbortController();
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
     const { guardProcess } = await import("../../last-defence.ts");
-    const run: Part = { settings, log: pino({ level: settings.LOG_LEVEL }), signal: stop.signal };
+    const run: Part = { settings, log: createLog(settings.LOG_LEVEL), signal: stop.signal };
     guardProcess(run.log);
     await cluster[name](run);
     // A watch or a kept connection must not hold up the end.

@@ -10,12 +10,12 @@ export const serve: Verb = (program, act) => {
         // Loaded here alone: what serves is most of the program, and no other verb needs it.
         const { loadConfig } = await import("../../../config.ts");
         const config = loadConfig(options.config);
-        const { default: pino } = await import("pino");
+        const { createLog } = await import("../../../log.ts");
         const site = await import("../../serve.ts");
         const stop = Promise.withResolvers<void>();
         for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.resolve());
         const { guardProcess } = await import("../../last-defence.ts");
-        const log = pino({ level: config.logLevel });
+        const log = createLog(config.logLevel);
         guardProcess(log);
         const serving = await site.serve(config, log);
         await stop.promise;
