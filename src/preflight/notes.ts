@@ -1,5 +1,19 @@
 /** What will be different after a move, for a service that goes on well without it: the third verdict of a plan. */
 import type { PortMapping } from "../protocol/container-spec.ts";
+import type { CheckResult } from "../protocol/measures.ts";
+
+/** A note, and the site that has it. */
+export type Note<Site extends string = string> = Readonly<{ site: Site; detail: string }>;
+
+/** Another site's checks may be many, and a migration keeps its notes. */
+const mostOfSite = 32;
+
+/** The notes of a site's checks. */
+export const notesOf = <Site extends string>(site: Site, checks: readonly Pick<CheckResult, "notes">[]): Note<Site>[] =>
+  checks
+    .flatMap(({ notes = [] }) => notes)
+    .slice(0, mostOfSite)
+    .map((detail) => ({ site, detail }));
 
 /** @param ports that a container publishes on its host @returns a sentence each */
 export function clientNotes(ports: readonly PortMapping[]): string[] {

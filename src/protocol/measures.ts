@@ -32,7 +32,13 @@ export const CheckResult = Type.Object(
     ok: Type.Boolean(),
     code: Type.Optional(Type.String({ maxLength: 64 })),
     detail: Type.Optional(Type.String({ maxLength: 4000 })),
+    /** What will be different after the move, though the check refuses nothing: a sentence each. */
+    notes: Type.Optional(Type.Array(Type.String({ maxLength: 1000 }), { maxItems: 32 })),
   },
   closed,
 );
 export type CheckResult = Static<typeof CheckResult>;
+
+/** What a check comes to: a service can move with a note as well as without. */
+export const verdicts = ["ok", "note", "refused"] as const;
+export type Verdict = (typeof verdicts)[number];

@@ -77,6 +77,8 @@ export type Described = Readonly<{
   /** By the container's name. */
   launches: Readonly<Record<string, Launch>>;
   refusals: readonly { code: ErrorCode; detail: string }[];
+  /** What will be different after the move, a sentence each. */
+  notes: readonly string[];
 }>;
 
 /** All that the destination must know beforehand. `pod` is the manifest of the pod to make; the destination judges it as any user's. */

@@ -7,6 +7,8 @@ import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, type ErrorCode, UmsError } from "../../errors.ts";
 import type { Cluster } from "../../platforms/kubernetes/client.ts";
 import { type OwnerReference, type Pod, pods, services } from "../../platforms/kubernetes/kinds.ts";
+import { noted } from "../../preflight/check.ts";
+import { notesOf } from "../../preflight/notes.ts";
 import { ArmAnswer, CreateAnswer, type DataTarget, portKey } from "../../protocol/conversation.ts";
 import { type Protocol } from "../../protocol/forms.ts";
 import { measuresOf } from "../../protocol/measures.ts";
@@ -90,6 +92,8 @@ export type OutgoingPodParts = Readonly<{
   restoreRescued(pod: string, rescued: Rescued): Promise<void>;
   /** Told the Pod that the destination has made of this one, once that owns it. */
   arrived(pod: Pod): void;
+  /** Told what will be different after the move. */
+  noted(notes: Examined["notes"]): void;
   /** Told how many bytes went to the destination. */
   sent(bytes: number): void;
   /** Told how long each part of a step took, in milliseconds. */
@@ -101,8 +105,12 @@ export type PodWanted = Readonly<{ name?: string | undefined; node?: string | un
 /** What a plan finds: everything about the pod, and why it can't move. */
 export type Examined = Readonly<{
   facts: PodFacts;
-  refusals: readonly { site: "source" | "destination"; code: ErrorCode; detail: string }[];
+  refusals: readonly { site: Side; code: ErrorCode; detail: string }[];
+  /** What will be different after the move, though the pod can move. */
+  notes: readonly { site: Side; detail: string }[];
 }>;
+
+type Side = "source" | "destination";
 
 /** How long the kubelet gets to learn that the pod is being deleted, before its tasks are killed. */
 const deletionLeadMs = 1_000;
@@ -128,7 +136,7 @@ export async function examinePod(
     Partial<Pick<OutgoingPodParts, "wanted" | "isOwnSite">>,
   name: string,
   signal: AbortSignal,
-): Promise<{ facts?: PodFacts; refusals: Examined["refusals"]; notes: readonly string[] }> {
+): Promise<Pick<Examined, "refusals" | "notes"> & { facts?: PodFacts }> {
   const pod = await cluster.get(pods, name, { namespace, signal });
   if (!pod) throw new UmsError("SERVICE_NOT_FOUND", `There is no pod ${name} in namespace ${namespace}.`);
   const own = podRefusals(pod).map((refusal) => ({ site: "source" as const, ...refusal }));
@@ -158,7 +166,8 @@ export async function examinePod(
     .filter(({ ok }) => !ok)
     .map(({ code, detail, name: check }) => ({ site: "destination" as const, code: codeFrom(code), detail: detail ?? check }));
   // Within its cluster a pod's Services find it again by themselves.
-  return { facts, refusals: [...held, ...theirs], notes: isOwnSite ? [] : podNotes(pod, items) };
+  const here = noted("the pod", [...(isOwnSite ? [] : podNotes(pod, items)), ...described.notes]);
+  return { facts, refusals: [...held, ...theirs], notes: [...notesOf("source", [here]), ...notesOf("destination", checks)] };
 }
 
 /** Nodes that run, but whose interface doesn't answer: nobody leads the clients that come to them. */
@@ -355,7 +364,8 @@ export function createOutgoingPod(plan: MigrationPlan, parts: OutgoingPodParts):
   const source: Source = {
     async admit(_plan, signal) {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(limits.preflightMs)]);
-      const { facts: found, refusals } = await examinePod(parts, plan.service, limited);
+      const { facts: found, refusals, notes } = await examinePod(parts, plan.service, limited);
+      if (notes.length > 0) parts.noted(notes);
       const [refused] = refusals;
       if (refused) throw new UmsError(refused.code, refused.detail);
       if (!found) return;

@@ -5,6 +5,7 @@
 import { Type } from "typebox";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
+import { notesOf } from "../../preflight/notes.ts";
 import { ArmAnswer, CreateAnswer, type DataTarget } from "../../protocol/conversation.ts";
 import { CommitAnswer, type PodNeed } from "../../protocol/pod.ts";
 import { checkThere, createDestinationSite } from "../destination.ts";
@@ -27,7 +28,7 @@ export type SnapshotFacts = Readonly<{ takenBy: string; need: PodNeed; target?: 
 
 export type RestoringParts = Pick<
   OutgoingPodParts,
-  "peer" | "namespace" | "node" | "dataTarget" | "isOwnSite" | "limits" | "arrived" | "sent"
+  "peer" | "namespace" | "node" | "dataTarget" | "isOwnSite" | "limits" | "arrived" | "noted" | "sent"
 > &
   Readonly<{
     snapshot: SnapshotWanted;
@@ -65,6 +66,8 @@ export function createRestoring(plan: MigrationPlan, parts: RestoringParts): { s
       const node = parts.wantedNode ?? (parts.isOwnSite ? nodeName : undefined);
       const need = needOf(snapshot, { name: plan.service, namespace, labels: labels ?? labelsOf(podOf(snapshot)), node });
       const { checks } = await checkThere(peer, need, { timeoutMs: limits.preflightMs, signal: limited });
+      const notes = notesOf("destination", checks);
+      if (notes.length > 0) parts.noted(notes);
       const refused = checks.find(({ ok }) => !ok);
       if (refused) throw new UmsError(codeFrom(refused.code), refused.detail ?? refused.name);
       wholeNeed = need;

@@ -266,7 +266,7 @@ test("plan and doctor exit with 3 where a check refuses", async () => {
       service: request.name,
       source: "alpha",
       destination: request.to,
-      checks: [{ site: "beta", name: "room", ok: false }],
+      checks: [{ site: "beta", name: "room", ok: false, verdict: "refused" }],
       refusals: [refusal],
       notes: [],
       memoryBytes: 0,
@@ -284,6 +284,48 @@ test("plan and doctor exit with 3 where a check refuses", async () => {
   const movable = await ums(good, "plan", "redis", "--to", "beta");
   expect(movable).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("note     alpha: Clients of 127.0.0.1 are not led.") });
   expect((await ums(good, "doctor")).exitCode).toBe(0);
+});
+
+test("plan and doctor exit with 0 where a check has only a note, and show it once", async () => {
+  const fake = createFakeCoordinator({
+    plan: async (request) => ({
+      service: request.name,
+      source: "alpha",
+      destination: request.to,
+      checks: [
+        { site: "alpha", name: "room", ok: true, verdict: "ok" },
+        { site: "beta", name: "log", ok: true, verdict: "note" },
+      ],
+      refusals: [],
+      notes: [{ site: "beta", detail: "It has no journal." }],
+      memoryBytes: 0,
+      fileBytes: 0,
+      imageBytes: 0,
+    }),
+    doctor: async () => [{ name: "runc", ok: true, found: "1.1.5", notes: ["Some commands fail."] }],
+  });
+  const site = await startPair(fake);
+  const { exitCode, stdout } = await ums(site, "plan", "redis", "--to", "beta");
+  expect({ exitCode, lines: stdout.split("\n").slice(0, -1) }).toEqual({
+    exitCode: 0,
+    lines: ["ok       alpha: room", "note     beta: It has no journal."],
+  });
+  expect((await ums(site, "plan", "redis", "--to", "beta", "--json")).last()).toMatchObject({
+    checks: [{ verdict: "ok" }, { verdict: "note", ok: true }],
+    notes: [{ site: "beta", detail: "It has no journal." }],
+  });
+  expect(await ums(site, "doctor")).toMatchObject({ exitCode: 0, stdout: "note     runc: 1.1.5 Some commands fail." });
+  expect((await ums(site, "doctor", "--json")).last()).toEqual([expect.objectContaining({ notes: ["Some commands fail."] })]);
+});
+
+test("a migration tells its notes where it has moved, and in JSON in any case", async () => {
+  const site = await startPair();
+  const notes = [{ site: "beta", detail: "It has no \u001b[2Jjournal." }];
+  site.end("m0000001", "Succeeded", { notes });
+  expect((await ums(site, "status", "m0000001")).stdout).toMatch(/\nnote {2}beta: It has no \ufffd\[2Jjournal\.$/);
+  expect((await ums(site, "status", "m0000001", "--json")).last()).toMatchObject({ notes });
+  site.end("m0000002", "RolledBack", { notes });
+  expect((await ums(site, "status", "m0000002")).stdout).not.toContain("journal");
 });
 
 test("serve with a bad configuration names the field", async () => {

@@ -98,5 +98,7 @@ export function describe(migration: Migration): string {
           : waiting !== undefined
             ? `Migration ${id} of ${service} to ${destination} waits: ${waiting}`
             : `${service} is on its way to ${destination} as ${id}: ${phase}${about}.`;
-  return phases === "" ? sentence : `${sentence}\n${phases}`;
+  // What would have been different in a place that it never came to interests nobody.
+  const notes = phase === "Succeeded" ? (migration.notes ?? []).map(({ site, detail }) => `note  ${site}: ${detail}`) : [];
+  return [sentence, ...(phases === "" ? [] : [phases]), ...notes].join("\n");
 }

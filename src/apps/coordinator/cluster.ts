@@ -15,6 +15,7 @@ import {
   newMigrationId,
 } from "../../platforms/kubernetes/migration.ts";
 import { pods } from "../../platforms/kubernetes/kinds.ts";
+import { verdictOf } from "../../preflight/check.ts";
 import { createPeerClient } from "../../trust/peer-client.ts";
 import { peersCalled, type Trust } from "../../trust/trust.ts";
 import { createChanges, watchMigration } from "./changes.ts";
@@ -91,6 +92,7 @@ export async function createClusterCoordinator({
       phases: status.phases ?? {},
       steps: status.stepsMs ?? {},
       ...(error ? { error } : {}),
+      ...(status.notes ? { notes: status.notes } : {}),
       ...(status.destinationPod ? { destinationPod: status.destinationPod } : {}),
     };
   }
@@ -128,11 +130,11 @@ export async function createClusterCoordinator({
           service: name,
           source: trust.siteName,
           destination: to,
-          checks: [trust.siteName, to].map((each) => ({
-            site: each,
-            name: "the pod",
-            ok: refusals.every((refusal) => site(refusal.site) !== each),
-          })),
+          checks: (["source", "destination"] as const).map((side) => {
+            const ok = refusals.every((refusal) => refusal.site !== side);
+            const noted = notes.flatMap((note) => (note.site === side ? [note.detail] : []));
+            return { site: site(side), name: "the pod", ok, verdict: verdictOf({ ok, notes: noted }) };
+          }),
           refusals: refusals.map(({ site: side, code, detail }) => ({
             code,
             site: site(side),
@@ -140,7 +142,7 @@ export async function createClusterCoordinator({
             cause: errorTable[code].cause,
             cure: errorTable[code].cure,
           })),
-          notes: notes.map((detail) => ({ site: trust.siteName, detail })),
+          notes: notes.map(({ site: side, detail }) => ({ site: site(side), detail })),
           memoryBytes: facts?.need.memoryBytes ?? 0,
           fileBytes: facts?.need.fileBytes ?? 0,
           imageBytes: 0,

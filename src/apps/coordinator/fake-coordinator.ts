@@ -41,7 +41,7 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
         service: name,
         source: "alpha",
         destination: to,
-        checks: [{ site: to, name: "room", ok: true }],
+        checks: [{ site: to, name: "room", ok: true, verdict: "ok" }],
         refusals: [],
         notes: [{ site: "alpha", detail: "Clients of 127.0.0.1 are not led." }],
         memoryBytes: 1,

@@ -22,10 +22,11 @@ import { createReport, type Report } from "../../engine/report.ts";
 import { codeOf, type ErrorCode, errorTable, UmsError } from "../../errors.ts";
 import type { Database, MigrationRecord } from "../../platforms/podman-host/database.ts";
 import { openJournal } from "../../platforms/podman-host/journal.ts";
+import { noted, verdictOf } from "../../preflight/check.ts";
 import { destinationChecks } from "../../preflight/destination.ts";
 import { dumpRoom } from "../../preflight/machine.ts";
 import { describeNeed } from "../../preflight/need.ts";
-import { clientNotes } from "../../preflight/notes.ts";
+import { clientNotes, type Note, notesOf } from "../../preflight/notes.ts";
 import { serviceChecks } from "../../preflight/service.ts";
 import { siteChecks } from "../../preflight/site.ts";
 import { parseAddress } from "../../protocol/address.ts";
@@ -175,13 +176,15 @@ export function createHostCoordinator({
     if (!container) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${name}.`);
     peerOf(to);
     const own = [
-      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found }): CheckResult => ({
+      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found, notes }): CheckResult => ({
         name: check,
         ok,
         ...(code === undefined ? {} : { code }),
         detail: found,
+        ...(notes === undefined ? {} : { notes }),
       })),
       ...(await serviceChecks({ engine, container, bindMounts, signal })),
+      noted("clients", clientNotes(container.spec.ports)),
     ];
     // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
     if (container.state !== "running") return { container, own, theirs: undefined, described: undefined };
@@ -190,6 +193,11 @@ export function createHostCoordinator({
     const room = await dumpRoom(config.imageDirectories, described.need);
     return { container, own: [...own, room], theirs, described };
   }
+
+  const notesOfBoth = (to: string, { own, theirs }: Pick<Awaited<ReturnType<typeof examine>>, "own" | "theirs">) => [
+    ...notesOf(trust.siteName, own),
+    ...notesOf(to, theirs?.checks ?? []),
+  ];
 
   const refusalOf = (site: string, { name, code = "PEER_FAILED", detail = name }: CheckResult): Refusal => {
     const known = Object.hasOwn(errorTable, code) ? (code as ErrorCode) : "PEER_FAILED";
@@ -210,7 +218,8 @@ export function createHostCoordinator({
         workDirectory,
         async admit(signal) {
           const limited = AbortSignal.any([signal, AbortSignal.timeout(milliseconds(config.limits.preflightSeconds))]);
-          const { container, own, theirs, described } = await examine(request, limited);
+          const examined = await examine(request, limited);
+          const { container, own, theirs, described } = examined;
           const refused = [...own, ...(theirs?.checks ?? [])].find(({ ok }) => !ok);
           if (refused) {
             const { code, detail } = refusalOf(own.includes(refused) ? trust.siteName : destination, refused);
@@ -218,6 +227,8 @@ export function createHostCoordinator({
           }
           if (!described) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${record.service} does not run.`);
           database.update(id, { memoryBytes: described.need.memoryBytes });
+          const notes = notesOfBoth(destination, examined);
+          if (notes.length > 0) database.setFact(id, "notes", notes);
           return { container, need: described.need, shm: described.shm };
         },
         openData: (target, signal) => openDataConnection(trust, target, { migrationId: id, signal }),
@@ -429,6 +440,7 @@ export function createHostCoordinator({
   function show(record: MigrationRecord): Migration {
     const state = running.get(record.id);
     const report = state?.report ?? record.report;
+    const notes = database.fact<Note[]>(record.id, "notes");
     const { remainderMs, phases = {}, steps = {} } = report ?? {};
     return {
       id: record.id,
@@ -449,6 +461,7 @@ export function createHostCoordinator({
       ...(record.error
         ? { error: { code: record.error.code, message: record.error.detail, cure: errorTable[record.error.code].cure } }
         : {}),
+      ...(notes === undefined ? {} : { notes }),
     };
   }
 
@@ -473,7 +486,8 @@ export function createHostCoordinator({
 
     async plan(request, signal): Promise<PlanReport> {
       expectNoNamespace(request);
-      const { container, own, theirs, described } = await examine(request, signal);
+      const examined = await examine(request, signal);
+      const { own, theirs, described } = examined;
       const all = [
         ...own.map((check) => ({ site: trust.siteName, check })),
         ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check })),
@@ -482,9 +496,9 @@ export function createHostCoordinator({
         service: request.name,
         source: trust.siteName,
         destination: request.to,
-        checks: all.map(({ site, check }) => ({ site, name: check.name, ok: check.ok })),
+        checks: all.map(({ site, check }) => ({ site, name: check.name, ok: check.ok, verdict: verdictOf(check) })),
         refusals: all.filter(({ check }) => !check.ok).map(({ site, check }) => refusalOf(site, check)),
-        notes: clientNotes(container.spec.ports).map((detail) => ({ site: trust.siteName, detail })),
+        notes: notesOfBoth(request.to, examined),
         memoryBytes: described?.need.memoryBytes ?? 0,
         fileBytes: described?.need.fileBytes ?? 0,
         imageBytes: theirs?.imageBytes ?? 0,

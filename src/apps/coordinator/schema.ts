@@ -3,6 +3,7 @@ import { type Static, Type } from "typebox";
 import { Accept } from "../../accept-form.ts";
 import { phases } from "../../engine/progress.ts";
 import { AbsolutePath, closed } from "../../protocol/forms.ts";
+import { verdicts } from "../../protocol/measures.ts";
 import { migrationIdPattern, namespacePattern, podNamePattern, serviceNamePattern, siteNamePattern } from "../../protocol/names.ts";
 
 /** Names that Podman accepts: nothing that a shell or a path would read otherwise. */
@@ -71,17 +72,19 @@ export const Refusal = Type.Object(
 );
 export type Refusal = Static<typeof Refusal>;
 
+export const Note = Type.Object({ site: Type.String(), detail: Type.String() }, closed);
+
 /** What `ums plan` answers: every check made, each refusal, and each note. */
 export const PlanReport = Type.Object(
   {
     service: Type.String(),
     source: Type.String(),
     destination: Type.String(),
-    checks: Type.Array(Type.Object({ site: Type.String(), name: Type.String(), ok: Type.Boolean() }, closed)),
+    checks: Type.Array(
+      Type.Object({ site: Type.String(), name: Type.String(), ok: Type.Boolean(), verdict: Type.Enum([...verdicts]) }, closed),
+    ),
     refusals: Type.Array(Refusal),
-    notes: Type.Array(Type.Object({ site: Type.String(), detail: Type.String() }, closed), {
-      description: "What will be different after the move, though the service can move",
-    }),
+    notes: Type.Array(Note, { description: "What will be different after the move, though the service can move" }),
     memoryBytes: Type.Integer(),
     fileBytes: Type.Integer(),
     imageBytes: Type.Integer({ description: "Bytes of image layers that the destination lacks" }),
@@ -114,6 +117,7 @@ export const Migration = Type.Object(
     phases: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by phase; `remainder` is what none explains" }),
     steps: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds by step" }),
     error: Type.Optional(Problem),
+    notes: Type.Optional(Type.Array(Note, { description: "What is different after the move; at the source alone" })),
     /** In a cluster, once it has moved. */
     destinationPod: Type.Optional(Type.Unknown()),
   },

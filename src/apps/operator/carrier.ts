@@ -1,7 +1,7 @@
 /** Carries one migration to its end, from wherever its journal says that it is. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
-import { createOutgoingPod, type PodFacts, type Rescued } from "../../approaches/orchestrator-level/outgoing.ts";
+import { createOutgoingPod, type Examined, type PodFacts, type Rescued } from "../../approaches/orchestrator-level/outgoing.ts";
 import { createRestoring, type SnapshotFacts } from "../../approaches/orchestrator-level/restoring.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { interfacePort } from "../../cluster-settings.ts";
@@ -181,6 +181,10 @@ export function createCarrier(parts: CarrierParts): Carrier {
         record.report({ destinationPod: { metadata: kept, ...pod } });
       },
       limits,
+      noted: (notes: Examined["notes"]) =>
+        record.report({
+          notes: notes.map(({ site: side, detail }) => ({ site: side === "source" ? sites.ownName : site.name, detail })),
+        }),
       sent: (bytesSent: number) => record.report({ bytesSent }),
     };
     const { snapshot, node: wantedNode } = object.spec;

@@ -134,6 +134,15 @@ const Status = Type.Object({
   error: Type.Optional(
     Type.Object({ code: Type.String(), message: Type.String(), cure: Type.String() }, { description: "Why it failed or waits" }),
   ),
+  notes: Type.Optional(
+    Type.Array(
+      Type.Object({
+        site: Type.String({ description: "The site whose check found it" }),
+        detail: Type.String({ description: "One sentence for people" }),
+      }),
+      { description: "What is different after the move, though the service can move" },
+    ),
+  ),
   journal: Type.Optional(
     Type.Object(
       {

@@ -198,16 +198,16 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...machine,
         uids: [...new Set(uids.flat())].toSorted((a, b) => a - b),
       };
-      const lacking = [...abilities, await dumpRoom(parts.imageDirectories, measures)].filter(({ ok }) => !ok);
+      const checks = [...abilities, await dumpRoom(parts.imageDirectories, measures)];
       const refusals = [
         ...held.flatMap(({ ioUring, ownAddresses, unsupported }) => [
           ...ioUring.map((detail) => ({ code: "IO_URING" as const, detail })),
           ...ownAddresses.map((detail) => ({ code: "ADDRESS_BOUND" as const, detail })),
           ...unsupported.map((detail) => ({ code: "UNSUPPORTED_RESOURCE" as const, detail })),
         ]),
-        ...lacking.map(({ name, code, detail = name }) => ({ code: codeFrom(code), detail })),
+        ...checks.filter(({ ok }) => !ok).map(({ name, code, detail = name }) => ({ code: codeFrom(code), detail })),
       ];
-      return { measures, launches: Object.fromEntries(launches), refusals };
+      return { measures, launches: Object.fromEntries(launches), refusals, notes: checks.flatMap(({ notes = [] }) => notes) };
     },
 
     async preCopy(id, { pod, target }, signal) {

@@ -1,4 +1,4 @@
-import type { Check } from "../../../preflight/check.ts";
+import { type Check, verdictOf } from "../../../preflight/check.ts";
 import { exitCodes } from "../exit-codes.ts";
 import type { Verb } from "../verb.ts";
 
@@ -12,10 +12,10 @@ export const doctor: Verb = (program, act) => {
         terminal.result(
           checks,
           checks
-            .map(
-              (check) =>
-                `${check.ok ? "ok     " : "refused"}  ${check.name}: ${check.found}${check.cure === undefined ? "" : ` ${check.cure}`}`,
-            )
+            .map((check) => {
+              const more = [check.cure ?? [], check.notes ?? []].flat().map((text) => ` ${text}`);
+              return `${verdictOf(check).padEnd(7)}  ${check.name}: ${check.found}${more.join("")}`;
+            })
             .join("\n"),
         );
         return checks.every((check) => check.ok) ? exitCodes.ok : exitCodes.refused;

@@ -23,7 +23,10 @@ export const plan: Verb = (program, act) => {
         terminal.result(
           report,
           [
-            ...checks.map((check) => `${check.ok ? "ok     " : "refused"}  ${check.site}: ${check.name}`),
+            // What is noted stands in the notes.
+            ...checks
+              .filter(({ verdict }) => verdict !== "note")
+              .map(({ verdict, site, name: check }) => `${verdict.padEnd(7)}  ${site}: ${check}`),
             ...notes.map((note) => `note     ${note.site}: ${note.detail}`),
             ...refusals.map((refusal) => `${refusal.code} (${refusal.site}): ${refusal.detail} ${refusal.cure}`),
             refusals.length === 0 ? `${name} can move to ${to}: ${sizes}.` : `${name} can't move to ${to}.`,
