@@ -39,6 +39,20 @@ export default {
       to: { path: "^src/(approaches|platforms)/" },
     },
     {
+      name: "preflight-knows-no-engine",
+      comment: "What it asks of a container engine stands in the port.",
+      severity: "error",
+      from: { path: "^src/preflight/", pathNot: tests },
+      to: { path: "^src/container-engines/[^/]+/" },
+    },
+    {
+      name: "adapters-judge-in-lines",
+      comment: "Of the preflight, an engine has the form of a check's line alone.",
+      severity: "error",
+      from: { path: "^src/(container-engines|machine)/", pathNot: tests },
+      to: { path: "^src/preflight/(?!check\\.ts$|once-passed\\.ts$)" },
+    },
+    {
       name: "product-without-tests",
       severity: "error",
       from: { path: "^src/", pathNot: tests },

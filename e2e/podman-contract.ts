@@ -1,13 +1,16 @@
 /** Runs the container engines' contract on the Podman of the host on which it is started; prints a JSON line for each case. */
+import { marksIn } from "../src/checkpoint/marks.ts";
+import { parseConfig } from "../src/config.ts";
 import { createPodman } from "../src/container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
 import { contract } from "../src/container-engines/contract.ts";
 
 const [socketPath = "", image = ""] = process.argv.slice(2);
+const { shimPath, stateDirectory } = parseConfig({ siteName: "test" });
 const service = await ensurePodmanService(socketPath);
-const engine = createPodman({ socketPath });
+const engine = createPodman({ socketPath, shimPath, marksDirectory: marksIn(stateDirectory) });
 for (const [name, run] of Object.entries(contract)) {
-  const failure = await run({ engine, image, network: "podman" }).then(
+  const failure = await run({ engine, image, network: "podman", unitLabel: "PODMAN_SYSTEMD_UNIT" }).then(
     () => undefined,
     (cause: unknown) => (cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)),
   );

@@ -1,6 +1,7 @@
 /** Calls preflight functions inside a test host: reads a list of calls from standard input, prints the list of answers. */
 import { text } from "node:stream/consumers";
-import { parseConfig } from "../src/config.ts";
+import { marksIn } from "../src/checkpoint/marks.ts";
+import { type Config, parseConfig } from "../src/config.ts";
 import { createPodman } from "../src/container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../src/container-engines/podman/service.ts";
 import { destinationChecks, type LedPort } from "../src/preflight/destination.ts";
@@ -21,7 +22,9 @@ const usual = { siteName: "test" };
 const { podmanSocket } = parseConfig(usual);
 const signal = AbortSignal.timeout(50_000);
 const podman = await ensurePodmanService(podmanSocket);
-const engine = createPodman({ socketPath: podmanSocket });
+const engineOf = ({ podmanSocket: socketPath, shimPath, stateDirectory }: Config) =>
+  createPodman({ socketPath, shimPath, marksDirectory: marksIn(stateDirectory) });
+const engine = engineOf(parseConfig(usual));
 
 async function find(name: string) {
   const container = await engine.find(name, signal);
@@ -29,10 +32,19 @@ async function find(name: string) {
   return container;
 }
 
+async function siteOf(settings: Config) {
+  const itsEngine = engineOf(settings);
+  try {
+    return await siteChecks({ settings, engine: itsEngine, signal });
+  } finally {
+    await itsEngine.close();
+  }
+}
+
 async function answer(request: Call): Promise<unknown> {
   switch (request.call) {
     case "site":
-      return siteChecks({ config: parseConfig({ ...usual, ...request.config }), engine, signal });
+      return siteOf(parseConfig({ ...usual, ...request.config }));
     case "service":
       return serviceChecks({ engine, container: await find(request.name), bindMounts: request.bindMounts ?? [], signal });
     case "need":
@@ -42,7 +54,7 @@ async function answer(request: Call): Promise<unknown> {
       return destinationChecks({
         need: request.need,
         engine,
-        config,
+        settings: config,
         accept: accepting(config.accept),
         led: request.led ?? [],
         signal,

@@ -4,7 +4,7 @@ import { chmod, copyFile, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/
 import { join } from "node:path";
 import { execa } from "execa";
 import { debianMirror } from "./debian.ts";
-import { isAtLeast } from "../src/preflight/version.ts";
+import { isAtLeast } from "../src/machine/version.ts";
 
 const directory = "/opt/ums/criu";
 const minimum = "4.2.1";

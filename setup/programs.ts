@@ -1,6 +1,6 @@
 /** The programs that UMS and its tests call: which Debian package brings each, and how old it may be. */
 import { execa } from "execa";
-import { isAtLeast } from "../src/preflight/version.ts";
+import { isAtLeast } from "../src/machine/version.ts";
 
 type Program = Readonly<{ name: string; package: string; minimum?: string; versionArgs?: readonly string[] }>;
 

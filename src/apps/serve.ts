@@ -3,6 +3,7 @@ import { chmod, mkdir } from "node:fs/promises";
 import path from "node:path";
 import type { FastifyBaseLogger } from "fastify";
 import type { Logger } from "pino";
+import { marksIn } from "../checkpoint/marks.ts";
 import { advertisedAddresses, type Config } from "../config.ts";
 import { createPodman } from "../container-engines/podman/podman.ts";
 import { ensurePodmanService } from "../container-engines/podman/service.ts";
@@ -30,7 +31,10 @@ export async function serve(config: Config, log: Logger): Promise<{ close(): Pro
   const pairing = createPairing({ trust, addresses, port: config.listen.port });
   const podman = opened.adopt(await ensurePodmanService(config.podmanSocket), (each) => each.close());
   void podman;
-  const engine = opened.adopt(createPodman({ socketPath: config.podmanSocket }), (each) => each.close());
+  const engine = opened.adopt(
+    createPodman({ socketPath: config.podmanSocket, shimPath: config.shimPath, marksDirectory: marksIn(config.stateDirectory) }),
+    (each) => each.close(),
+  );
   const database = opened.adopt(openDatabase(path.join(config.stateDirectory, "journal.db")), (each) => each.close());
   const coordinator = opened.adopt(createHostCoordinator({ config, trust, engine, database, log }), (each) => each.close());
   const logger = log as FastifyBaseLogger;

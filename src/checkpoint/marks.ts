@@ -9,6 +9,9 @@ export type Marks = Readonly<{
 }>;
 
 /** @param directory on disk, so that the marks outlive a reboot */
+/** Where a host's coordinator has them, and its hook looks for them. */
+export const marksIn = (stateDirectory: string) => path.join(stateDirectory, "held");
+
 export function createMarks(directory: string): Marks {
   const sync = async () => {
     await using handle = await open(directory, "r");

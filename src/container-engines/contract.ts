@@ -17,6 +17,8 @@ export type Subject = Readonly<{
   image: string;
   /** Name of a network which the engine has. */
   network: string;
+  /** The label in which a container's unit is named. */
+  unitLabel: string;
 }>;
 
 const migration = "0123456789ab";
@@ -26,6 +28,25 @@ const mark = "localhost/ums/0123456789ab:latest";
 export const contract: Readonly<Record<string, (subject: Subject) => Promise<void>>> = {
   async "tells its version"({ engine }) {
     assert.match(await engine.version(), /^\d+\.\d+/);
+  },
+
+  async "has nothing to say against a host that is prepared, and changes nothing by looking"({ engine }) {
+    const checks = await engine.checks(AbortSignal.timeout(30_000));
+    assert.ok(checks.length > 1);
+    assert.deepEqual(
+      checks.filter(({ ok }) => !ok),
+      [],
+    );
+  },
+
+  async "can dump what its own twins run by, and gives a twin each log whose driver it calls movable"(subject) {
+    const { engine } = subject;
+    assert.ok(engine.dumpableRuntimes.includes(engine.restoringRuntime));
+    assert.ok(engine.movableLogs.length > 0);
+    for (const driver of engine.movableLogs)
+      await withTwin(subject, await specOf(subject, { log: { driver, size: "", tag: "" } }), async ({ spec }) =>
+        assert.ok(engine.movableLogs.includes(spec.log.driver), driver),
+      );
   },
 
   async "finds no container, image or volume that isn't there"({ engine }) {
@@ -93,6 +114,22 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
       assert.ok(JSON.parse(await readFile(running.ociConfigPath, "utf8")));
       await writeFile(path.join(running.changesDirectory, "from-outside"), "");
       await stat(`/proc/${running.pid}/root/from-outside`);
+      const refused = (await subject.engine.twinChecks(running.spec)).filter(({ ok }) => !ok);
+      assert.deepEqual(refused, [], "what starts was refused");
+      assert.ok(running.changesDirectory.startsWith(`${await subject.engine.storageDirectory(AbortSignal.timeout(10_000))}/`));
+    });
+  },
+
+  async "tells where runc and the host have what a running container is made of"(subject) {
+    await withRunning(subject, {}, async ({ id, pid, runcRoot = "", shmDirectory = "", unit }) => {
+      await stat(path.join(runcRoot, id, "state.json"));
+      await writeFile(`/proc/${pid}/root/dev/shm/from-inside`, "");
+      await stat(path.join(shmDirectory, "from-inside"));
+      assert.equal(unit, undefined);
+    });
+    await withTwin(subject, await specOf(subject, { labels: { [subject.unitLabel]: "web.service" } }), async ({ shmDirectory, unit }) => {
+      assert.equal(shmDirectory, undefined);
+      assert.equal(unit, "web.service");
     });
   },
 

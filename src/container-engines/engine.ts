@@ -1,5 +1,7 @@
 /** What UMS needs of a container engine. One adapter a folder; one contract suite for all. */
+import type { Check } from "../preflight/check.ts";
 import type { ContainerSpec } from "../protocol/container-spec.ts";
+import type { CheckResult } from "../protocol/measures.ts";
 
 export type ContainerState = "created" | "running" | "paused" | "exited" | "other";
 
@@ -18,6 +20,12 @@ export type Container = Readonly<{
   changesDirectory: string;
   /** Path of the network namespace; empty when none is there yet. */
   networkNamespace: string;
+  /** Where runc has its state; absent where another runtime has made it. */
+  runcRoot?: string;
+  /** The host's path of its /dev/shm; absent where that is no mount of its own, or not there yet. */
+  shmDirectory?: string;
+  /** The service manager's unit that it belongs to. */
+  unit?: string;
   logPath: string;
   volumes: readonly Readonly<{ name: string; directory: string }>[];
   spec: ContainerSpec;
@@ -51,7 +59,17 @@ export type Volume = Readonly<{
 export type ContainerEngine = Readonly<{
   /** Name of the runtime that turns a twin's creation into a restore. */
   restoringRuntime: string;
+  /** Names of the OCI runtimes whose containers can be dumped. */
+  dumpableRuntimes: readonly string[];
+  /** Names of the log drivers whose logs can be carried over. */
+  movableLogs: readonly string[];
   version(signal?: AbortSignal): Promise<string>;
+  /** Whether the engine, and what UMS has beside it, can take part in any migration; changes nothing. A failure is a line of it. */
+  checks(signal: AbortSignal): Promise<Check[]>;
+  /** Whether the engine has here what a twin of this spec needs. */
+  twinChecks(spec: ContainerSpec): Promise<CheckResult[]>;
+  /** Where its containers' and volumes' files lie. */
+  storageDirectory(signal: AbortSignal): Promise<string>;
   list(signal?: AbortSignal): Promise<ContainerSummary[]>;
   /** @returns undefined when no container has this name or id */
   find(nameOrId: string, signal?: AbortSignal): Promise<Container | undefined>;

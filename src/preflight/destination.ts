@@ -5,9 +5,7 @@ import { access, readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { freezerOf } from "../checkpoint/freezer.ts";
 import type { Accepting } from "../accept.ts";
-import type { Config } from "../config.ts";
 import type { ContainerEngine, Image } from "../container-engines/engine.ts";
-import { createPodmanApi } from "../container-engines/podman/api.ts";
 import type { ContainerSpec, PortMapping } from "../protocol/container-spec.ts";
 import type { ContainerNeed } from "../protocol/container.ts";
 import type { CheckAnswer } from "../protocol/conversation.ts";
@@ -16,7 +14,7 @@ import type { ForwardedPort } from "../traffic/forward.ts";
 import { summary, verdict } from "./check.ts";
 import { disk, memory, sameMachine } from "./machine.ts";
 import { containerPolicy, linkedMounts, notTaken } from "./policy.ts";
-import { siteChecks } from "./site.ts";
+import { type SiteSettings, siteChecks } from "./site.ts";
 
 const diskSlackBytes = 64 << 20;
 
@@ -26,7 +24,7 @@ export type LedPort = ForwardedPort & Readonly<{ service: string; migration: str
 type Parts = Readonly<{
   need: ContainerNeed;
   engine: ContainerEngine;
-  config: Config;
+  settings: SiteSettings;
   /** Of the site that sends. */
   accept: Accepting;
   /** Of the pod that it was, where it comes from a cluster. */
@@ -36,11 +34,11 @@ type Parts = Readonly<{
   signal: AbortSignal;
 }>;
 
-export async function destinationChecks({ need, engine, config, accept, namespace, led, signal }: Parts): Promise<CheckAnswer> {
+export async function destinationChecks({ need, engine, settings, accept, namespace, led, signal }: Parts): Promise<CheckAnswer> {
   const closed = notTaken("container-level", accept);
   if (closed) return { checks: [closed], imageBytes: 0 };
   const [site, machine, imageBytes] = await Promise.all([
-    siteChecks({ config, engine, signal }),
+    siteChecks({ settings, engine, signal }),
     sameMachine(need),
     missingImageBytes(engine, need.image, signal),
   ]);
@@ -52,14 +50,14 @@ export async function destinationChecks({ need, engine, config, accept, namespac
     bindMounts(need),
     bindMountLinks(need),
     seccompProfile(need.spec),
-    memory(config.imageDirectories, need),
-    diskOf({ config, need, imageBytes, signal }),
+    memory(settings.imageDirectories, need),
+    diskOf({ engine, stateDirectory: settings.stateDirectory, need, imageBytes, signal }),
     cgroupLimits(need.spec),
     ulimits(need.spec),
-    healthTimer(need.spec),
+    engine.twinChecks(need.spec),
   ]);
   signal.throwIfAborted();
-  return { checks: [...summary("the host", site), containerPolicy(need, accept, namespace), ...own, ...machine], imageBytes };
+  return { checks: [...summary("the host", site), containerPolicy(need, accept, namespace), ...own.flat(), ...machine], imageBytes };
 }
 
 const isThere = (file: string) =>
@@ -167,37 +165,23 @@ async function seccompProfile({ securityOptions }: ContainerSpec): Promise<Check
 }
 
 async function diskOf({
-  config,
+  engine,
+  stateDirectory,
   need,
   imageBytes,
   signal,
 }: {
-  config: Config;
+  engine: ContainerEngine;
+  stateDirectory: string;
   need: ContainerNeed;
   imageBytes: number;
   signal: AbortSignal;
 }): Promise<CheckResult> {
   return await disk([
-    { directory: await graphRoot(config, signal), bytes: need.fileBytes + imageBytes + diskSlackBytes },
+    { directory: await engine.storageDirectory(signal), bytes: need.fileBytes + imageBytes + diskSlackBytes },
     // The missing layers lie in the state directory until Podman has read them.
-    { directory: config.stateDirectory, bytes: imageBytes },
+    { directory: stateDirectory, bytes: imageBytes },
   ]);
-}
-
-const graphRoots = new Map<string, string>();
-
-/** Asked once: it can't change while Podman's service runs with containers. */
-async function graphRoot({ podmanSocket }: Config, signal: AbortSignal): Promise<string> {
-  const known = graphRoots.get(podmanSocket);
-  if (known !== undefined) return known;
-  const api = createPodmanApi(podmanSocket);
-  try {
-    const { store } = (await api.call({ method: "GET", path: "/info", signal })) as { store: { graphRoot: string } };
-    graphRoots.set(podmanSocket, store.graphRoot);
-    return store.graphRoot;
-  } finally {
-    api.close();
-  }
 }
 
 /** What has to come over: the image but for the layers that the largest image here has in common with it. */
@@ -288,14 +272,4 @@ export function hardLimit(limits: string, limit: string): number {
   const row = limits.split("\n").find((line) => line.startsWith(limitRows[limit] ?? "\0"));
   const value = row?.slice(26).trim().split(/\s+/)[1];
   return value === undefined || value === "unlimited" ? Infinity : Number(value);
-}
-
-/** Podman runs a health check by a timer of systemd, and a start fails where there is none. */
-async function healthTimer({ health }: ContainerSpec): Promise<CheckResult> {
-  const needed = health !== undefined && health.test[0] !== "NONE" && health.intervalNs > 0;
-  return verdict(
-    "health check",
-    "HEALTHCHECK_TIMER",
-    needed && !(await isThere("/run/systemd/system")) ? ["This host does not run systemd."] : [],
-  );
 }

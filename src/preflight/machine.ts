@@ -1,25 +1,14 @@
 /** Whether this machine can take a service in, whatever makes its containers here. */
 import { readFile, stat, statfs } from "node:fs/promises";
 import path from "node:path";
-import { release } from "node:os";
-import { freezerOf } from "../checkpoint/freezer.ts";
+import { machineMeasures } from "../machine/measures.ts";
+import { isAtLeast, numbersOf } from "../machine/version.ts";
 import type { CheckResult, Measures } from "../protocol/measures.ts";
 import { imageSlackBytes } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
 import { verdict } from "./check.ts";
-import { cpuFeatures } from "./cpu.ts";
-import { isAtLeast, numbersOf } from "./version.ts";
 
 const mebibytes = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-
-/** What of a machine a dumped process remembers. */
-export async function machineMeasures(): Promise<Pick<Measures, "kernel" | "cpuFeatures" | "cgroupVersion">> {
-  const [features, { version }] = await Promise.all([cpuFeatures(), freezerOf(process.pid)]);
-  return { kernel: release(), cpuFeatures: features, cgroupVersion: version };
-}
-
-/** Another one after each start of the machine: what a process, a cgroup or a tmpfs held before is gone, its number may be another's. */
-export const bootId = async () => (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
 
 /** The kernel, the CPU and the cgroups against those of the source. */
 export async function sameMachine(there: Measures): Promise<CheckResult[]> {

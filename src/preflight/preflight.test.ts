@@ -4,24 +4,9 @@ import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promis
 import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { mergeSettings } from "./containers-conf.ts";
-import { featuresOf } from "./cpu.ts";
 import { hardLimit, listOf, missingBytes } from "./destination.ts";
 import { dumpRoom, memory } from "./machine.ts";
 import { boundSockets, dumpableDevice, heldResources, openProtocols, unixConnections } from "./resources.ts";
-import { isAtLeast } from "./version.ts";
-
-describe("versions", () => {
-  test.each([
-    ["4.3.1", "4.3", true],
-    ["4.3", "4.3.1", false],
-    ["1.1.5+ds1", "1.1", true],
-    ["10.0", "9.9", true],
-    ["6.18.44-generic", "6.18", true],
-    ["5.15.0", "6.1", false],
-    ["no version", "1", false],
-  ])("%s is at least %s: %s", (version, wanted, expected) => expect(isAtLeast(version, wanted)).toBe(expected));
-});
 
 describe("room for the memory image", () => {
   const onDisk = ["/var/lib/no-such-directory"];
@@ -32,35 +17,6 @@ describe("room for the memory image", () => {
     expect(await dumpRoom(["/dev/shm", ...onDisk], { memoryBytes: 2 ** 50 })).toMatchObject({ ok: false, code: "NO_ROOM" });
     expect(await dumpRoom(onDisk, { memoryBytes: total })).toMatchObject({ ok: true });
     expect(await memory(onDisk, { memoryBytes: total })).toMatchObject({ ok: false, code: "NO_MEMORY" });
-  });
-});
-
-describe("containers.conf", () => {
-  test("adds runtimes up and lets later files decide on hooks", () => {
-    const settings = mergeSettings([
-      '[engine]\nhooks_dir = ["/a"] # the first\n[engine.runtimes]\nrunc = [\n  "/usr/bin/runc",\n  "/usr/sbin/runc",\n]\n',
-      '# [engine.runtimes]\n[containers]\nums = ["/wrong"]\n[engine.runtimes]\nums = ["/opt/ums/bin/ums-runc"]\n[engine]\nhooks_dir = ["/b", \'/c\']',
-    ]);
-    expect(settings).toEqual({
-      runtimes: { runc: ["/usr/bin/runc", "/usr/sbin/runc"], ums: ["/opt/ums/bin/ums-runc"] },
-      hooksDirectories: ["/b", "/c"],
-    });
-  });
-
-  test("without a word about hooks Podman has its own directories", () => {
-    expect(mergeSettings([""]).hooksDirectories).toContain("/usr/share/containers/oci/hooks.d");
-  });
-});
-
-describe("CPU features", () => {
-  test("are those that programs can use, not those of kernels and hypervisors", () => {
-    expect(featuresOf("processor : 0\nflags\t\t: fpu avx2 vmx ibpb avx512_vnni hypervisor sse4_2 arch_capabilities\n")).toEqual([
-      "avx2",
-      "avx512_vnni",
-      "fpu",
-      "sse4_2",
-    ]);
-    expect(featuresOf("Features\t: fp asimd sve\n")).toEqual(["asimd", "fp", "sve"]);
   });
 });
 

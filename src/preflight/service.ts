@@ -1,15 +1,10 @@
 /** Whether a container can be taken from this host: what it is, and what its processes hold. */
 import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
-import { shimRuntime } from "../container-engines/podman/podman.ts";
 import type { ErrorCode } from "../errors.ts";
 import type { CheckResult } from "../protocol/measures.ts";
 import { isActedOn } from "./policy.ts";
 import { heldResources } from "./resources.ts";
-
-const dumpableRuntimes: readonly string[] = ["runc", shimRuntime];
-/** json-file is another name of k8s-file in Podman. */
-const movableLogs: readonly string[] = ["k8s-file", "json-file", "none"];
 
 /** @param bindMounts sources of bind mounts that the destination has too */
 export async function serviceChecks({
@@ -25,7 +20,7 @@ export async function serviceChecks({
 }): Promise<CheckResult[]> {
   const [volumes, processes] = await Promise.all([volumeChecks(engine, container), processChecks(container)]);
   signal.throwIfAborted();
-  return [...settingChecks(container, bindMounts), ...volumes, ...processes];
+  return [...settingChecks(engine, container, bindMounts), ...volumes, ...processes];
 }
 
 const check = (name: string, code: ErrorCode, found: readonly string[]): CheckResult =>
@@ -40,9 +35,12 @@ function sentence(found: readonly string[]): string {
 }
 
 /** What the container's description alone tells. */
-function settingChecks(container: Container, bindMounts: readonly string[]): CheckResult[] {
-  const { spec, state, runtime } = container;
-  const unit = spec.labels.PODMAN_SYSTEMD_UNIT;
+function settingChecks(
+  { dumpableRuntimes, movableLogs }: ContainerEngine,
+  container: Container,
+  bindMounts: readonly string[],
+): CheckResult[] {
+  const { spec, state, runtime, unit } = container;
   const driver = spec.log.driver;
   return [
     check("runs", "SERVICE_NOT_RUNNING", state === "running" ? [] : [`container ${container.name} is ${state}`]),

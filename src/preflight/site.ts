@@ -1,126 +1,49 @@
 /** What a host must have to take part in any migration: the lines of `ums doctor`, and a part of every plan. */
-import { mkdir, mkdtemp, readdir, readFile, rmdir, stat, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, rmdir, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { release } from "node:os";
-import { execa } from "execa";
 import { freezerOf } from "../checkpoint/freezer.ts";
-import type { Config } from "../config.ts";
 import type { ContainerEngine } from "../container-engines/engine.ts";
-import { createPodmanApi } from "../container-engines/podman/api.ts";
-import { shimRuntime } from "../container-engines/podman/podman.ts";
-import { UmsError } from "../errors.ts";
+import { ask } from "../machine/ask.ts";
+import { isAtLeast } from "../machine/version.ts";
 import { isOurs } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
 import { type Check, checked, failed, passed } from "./check.ts";
-import { readEngineSettings } from "./containers-conf.ts";
 import { existing } from "./machine.ts";
+import { oncePassed } from "./once-passed.ts";
 import { type Abilities, criuAbilities } from "./probe.ts";
-import { isAtLeast } from "./version.ts";
 
-const oldestPodman = "4.3";
 const oldestRunc = "1.1";
 const oldestCriu = "4.2.1";
-const commandMs = 10_000;
 
-type Parts = Readonly<{ config: Config; engine: ContainerEngine; signal: AbortSignal }>;
+/** What of a host's configuration is looked at. */
+export type SiteSettings = Readonly<{ criuPath: string; runcPath: string; stateDirectory: string; imageDirectories: readonly string[] }>;
+
+type Parts = Readonly<{ settings: SiteSettings; engine: ContainerEngine; signal: AbortSignal }>;
 
 /** Every check of this host. What a check makes to try something is gone when this resolves. */
-export async function siteChecks({ config, engine, signal }: Parts): Promise<Check[]> {
-  const parts: Parts = { config, engine, signal };
+export async function siteChecks({ settings, engine, signal }: Parts): Promise<Check[]> {
   const checks = await Promise.all([
-    podman(parts),
-    oncePassed(`runc ${config.runcPath}`, () => runc(parts)),
-    criuChecks(config.criuPath, signal),
-    shim(parts),
-    hook(parts),
+    engine.checks(signal),
+    oncePassed(`runc ${settings.runcPath}`, () => runc(settings)),
+    criuChecks(settings.criuPath, signal),
     cgroups(),
     oncePassed("tools", tools),
     oncePassed("kernel", kernel),
     run(),
-    imageDirectories(parts),
-    stateDirectory(parts),
+    imageDirectories(settings),
+    stateDirectory(settings),
   ]);
   signal.throwIfAborted();
   return checks.flat();
 }
 
-const trustedForMs = 60_000;
-const trusted = new Map<string, { until: number; checks: Check[] }>();
-
-/** What starts processes is not tried again within a minute: a plan and the steps of a migration come close together. A failure is never remembered. */
-async function oncePassed(key: string, make: () => Promise<Check | Check[]>): Promise<Check[]> {
-  const known = trusted.get(key);
-  if (known && known.until > Date.now()) return known.checks;
-  trusted.delete(key);
-  const checks = [await make()].flat();
-  if (checks.every(({ ok }) => ok)) trusted.set(key, { until: Date.now() + trustedForMs, checks });
-  return checks;
-}
-
 const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause));
 
-type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
-
-async function ask(file: string, args: readonly string[], options: { input?: string; signal?: AbortSignal } = {}): Promise<Said> {
-  const { input, signal } = options;
-  const {
-    stdout,
-    stderr,
-    failed: unsuccessful,
-    code,
-  } = await execa(file, args, {
-    ...(input === undefined ? { stdin: "ignore" as const } : { input }),
-    ...(signal ? { cancelSignal: signal } : {}),
-    timeout: commandMs,
-    reject: false,
-    env: { LC_ALL: "C" },
-  });
-  return { ran: code !== "ENOENT" && code !== "EACCES", succeeded: !unsuccessful, output: stdout.trim() || stderr.trim() };
-}
-
-type PodmanInfo = {
-  host: { security: { rootless: boolean }; ociRuntime: { name: string }; cgroupManager: string; cgroupVersion: string; logDriver: string };
-  store: { graphDriverName: string };
-};
-
-async function podman({ config, engine, signal }: Parts): Promise<Check[]> {
-  try {
-    const version = await engine.version(signal);
-    return [
-      checked("Podman", isAtLeast(version, oldestPodman), "PODMAN_TOO_OLD", version),
-      ...(await oncePassed(`podman ${config.podmanSocket}`, () => podmanSettings(config.podmanSocket, signal))),
-    ];
-  } catch (cause) {
-    signal.throwIfAborted();
-    return [failed("Podman", cause instanceof UmsError ? cause.code : "PODMAN_FAILED", messageOf(cause))];
-  }
-}
-
-async function podmanSettings(socket: string, signal: AbortSignal): Promise<Check[]> {
-  const api = createPodmanApi(socket);
-  try {
-    const { host, store } = (await api.call({ method: "GET", path: "/info", signal })) as PodmanInfo;
-    const { cgroupVersion, cgroupManager, ociRuntime, security } = host;
-    return [
-      checked(
-        "Podman runs as root",
-        !security.rootless,
-        "PODMAN_ROOTLESS",
-        `${security.rootless ? "rootless" : "root"}, cgroups ${cgroupVersion} by ${cgroupManager}`,
-      ),
-      // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
-      checked("Podman's service uses UMS's OCI runtime", ociRuntime.name === shimRuntime, "SHIM_MISSING", ociRuntime.name),
-      checked("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),
-    ];
-  } finally {
-    api.close();
-  }
-}
-
-async function runc({ config }: Parts): Promise<Check> {
-  const { ran, output } = await ask(config.runcPath, ["--version"]);
+async function runc({ runcPath }: SiteSettings): Promise<Check> {
+  const { ran, output } = await ask(runcPath, ["--version"]);
   const version = /^runc version (\S+)/m.exec(output)?.[1];
-  const found = !ran ? `${config.runcPath} can't be started` : (version ?? `no runc: ${output.split("\n")[0] ?? ""}`);
+  const found = !ran ? `${runcPath} can't be started` : (version ?? `no runc: ${output.split("\n")[0] ?? ""}`);
   return checked("runc", version !== undefined && isAtLeast(version, oldestRunc), "RUNC_TOO_OLD", found);
 }
 
@@ -148,56 +71,6 @@ async function criu(file: string, signal: AbortSignal): Promise<Check[]> {
       ? [checked("CRIU moves processes of other users", dumpsOtherUsers === undefined, "UID", works(dumpsOtherUsers))]
       : []),
   ];
-}
-
-async function shim({ config }: Parts): Promise<Check[]> {
-  // It hands `--version` on to runc.
-  const { ran, succeeded, output } = await ask(config.shimPath, ["--version"]);
-  const works = succeeded && output.startsWith("runc version");
-  const { runtimes } = await readEngineSettings();
-  const registered = runtimes[shimRuntime]?.find((file) => file === config.shimPath);
-  return [
-    checked("UMS's OCI runtime", works, "SHIM_MISSING", works ? config.shimPath : ran ? output : `${config.shimPath} can't be started`),
-    checked(
-      "Podman knows UMS's OCI runtime",
-      registered !== undefined,
-      "SHIM_MISSING",
-      registered ?? `containers.conf has no runtime “${shimRuntime}” with this path`,
-    ),
-  ];
-}
-
-type Hook = { hook?: { path?: string; args?: string[] }; when?: { always?: boolean }; stages?: string[] };
-/** Stages of which a failure keeps the container's own process from running. */
-const earlyStages = new Set(["precreate", "prestart", "createRuntime", "createContainer", "startContainer"]);
-
-/** Podman must call the hook with the directory of our marks, and the hook must do what it is there for. */
-async function hook({ config }: Parts): Promise<Check> {
-  const name = "Held containers can't be started";
-  const marks = path.join(config.stateDirectory, "held");
-  const { hooksDirectories } = await readEngineSettings();
-  for (const directory of hooksDirectories) {
-    for (const file of (await readdir(directory).catch(() => [])).filter((entry) => entry.endsWith(".json"))) {
-      const found = await readFile(path.join(directory, file), "utf8").then(
-        (text) => JSON.parse(text) as Hook,
-        () => undefined,
-      );
-      const { path: program, args = [] } = found?.hook ?? {};
-      if (program === undefined || !args.includes(marks)) continue;
-      const where = path.join(directory, file);
-      if (found?.when?.always !== true || !(found.stages ?? []).some((stage) => earlyStages.has(stage)))
-        return failed(name, "HOOK_MISSING", `${where} is not for every container's creation`);
-      // /proc/version stands for a mark.
-      const tried = args.slice(1).map((argument) => (argument === marks ? "/proc" : argument));
-      const [held, free] = await Promise.all(
-        ["version", "ums-holds-no-such-container"].map((id) => ask(program, tried, { input: JSON.stringify({ ociVersion: "1.0.2", id }) })),
-      );
-      return held?.ran && !held.succeeded && free?.succeeded
-        ? passed(name, where)
-        : failed(name, "HOOK_MISSING", `${program} does not answer as it should`);
-    }
-  }
-  return failed(name, "HOOK_MISSING", `no hook for ${marks} in ${hooksDirectories.join(", ")}`);
 }
 
 async function cgroups(): Promise<Check> {
@@ -295,9 +168,9 @@ async function writable(directory: string): Promise<boolean> {
   }
 }
 
-async function imageDirectories({ config }: Parts): Promise<Check> {
+async function imageDirectories(settings: SiteSettings): Promise<Check> {
   const described = await Promise.all(
-    config.imageDirectories.map(async (directory) => {
+    settings.imageDirectories.map(async (directory) => {
       const there = await existing(directory);
       // Before anything is tried in it: somebody else's is left alone.
       if (there === directory && !(await isOurs(directory))) return { usable: false, words: `${directory} is not root's alone` };
@@ -310,9 +183,9 @@ async function imageDirectories({ config }: Parts): Promise<Check> {
   return checked("Directories for memory images", usable, "IMAGE_DIRECTORY", described.map(({ words }) => words).join(", "));
 }
 
-async function stateDirectory({ config }: Parts): Promise<Check> {
-  const there = await existing(config.stateDirectory);
+async function stateDirectory(settings: SiteSettings): Promise<Check> {
+  const there = await existing(settings.stateDirectory);
   const [canWrite, volatile] = await Promise.all([writable(there), isTmpfs(there)]);
   const found = !canWrite ? "can't be written" : volatile ? "is in memory" : "is on disk";
-  return checked("State directory", canWrite && !volatile, "STATE_DIRECTORY", `${config.stateDirectory} ${found}`);
+  return checked("State directory", canWrite && !volatile, "STATE_DIRECTORY", `${settings.stateDirectory} ${found}`);
 }

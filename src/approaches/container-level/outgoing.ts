@@ -38,7 +38,6 @@ import { startAgain } from "./restart-policy.ts";
 export type SourceFacts = Readonly<{
   container: Container;
   need: ContainerNeed;
-  shm: string | undefined;
   /** Known once the destination has a place for the service. */
   target?: DataTarget;
   /** Known once the destination's copy waits for the memory, if it is led to at all. */
@@ -53,7 +52,7 @@ export type OutgoingParts = Readonly<{
   imageDirectories: readonly string[];
   workDirectory: string;
   /** Checks both sides. @throws the first refusal */
-  admit(signal: AbortSignal): Promise<{ container: Container; need: ContainerNeed; shm: string | undefined }>;
+  admit(signal: AbortSignal): Promise<{ container: Container; need: ContainerNeed }>;
   openData(target: DataTarget, signal: AbortSignal): Promise<Parameters<typeof createSender>[0]>;
   /** Host under which this source reaches the destination's published ports. */
   peerHost(): string;
@@ -97,12 +96,12 @@ export function createOutgoing(
     (sender ??= createSender(await parts.openData(known().target ?? { site: plan.destination }, signal)));
 
   const trees = () => {
-    const { container, need, shm } = known();
+    const { container, need } = known();
     const directoryOf = (name: string) => container.volumes.find((volume) => volume.name === name)?.directory ?? "";
     return byKind([
       { tree: "changes", root: container.changesDirectory },
       ...need.volumes.map(({ name }, at) => ({ tree: `volume:${at}`, root: directoryOf(name) })),
-      ...(shm === undefined ? [] : [{ tree: "shm", root: shm }]),
+      ...(container.shmDirectory === undefined ? [] : [{ tree: "shm", root: container.shmDirectory }]),
     ]);
   };
   const sendLog = (data: Sender) => files.log(data, { kind: "log" }, known().container.logPath);
@@ -199,6 +198,7 @@ export function createOutgoing(
       const { container, forwarding } = known();
       const imageDirectory = parts.facts.imageDirectory();
       if (imageDirectory === undefined) throw new UmsError("INTERNAL", "There is no directory for the memory image.");
+      const runcRoot = container.runcRoot === undefined ? {} : { runcRoot: container.runcRoot };
       const { early, late } = await trees();
       const forgotten = forwarding && forgetDatagrams(forwarding);
       forgotten?.catch(() => undefined); // met below
@@ -207,7 +207,8 @@ export function createOutgoing(
           containers: [
             {
               imageDirectory,
-              dump: () => dump(parts.tools, { containerId: container.id, imageDirectory, workDirectory, timeoutMs: limits.transferMs }),
+              dump: () =>
+                dump(parts.tools, { containerId: container.id, ...runcRoot, imageDirectory, workDirectory, timeoutMs: limits.transferMs }),
             },
           ],
           trees: [...early, ...late],

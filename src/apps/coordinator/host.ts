@@ -11,7 +11,7 @@ import { openDataConnection } from "../../approaches/data-connection.ts";
 import { checkThere } from "../../approaches/destination.ts";
 import { placesOfPeer, rememberedOfPeer } from "../../approaches/peer-bounds.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
-import { createMarks } from "../../checkpoint/marks.ts";
+import { createMarks, marksIn } from "../../checkpoint/marks.ts";
 import type { Tools } from "../../checkpoint/runc.ts";
 import { accepting } from "../../accept.ts";
 import type { Config } from "../../config.ts";
@@ -78,7 +78,7 @@ export function createHostCoordinator({
   log: Logger;
 }): HostCoordinator {
   const tools: Tools = { runc: [config.runcPath], criu: config.criuPath };
-  const marks = createMarks(path.join(config.stateDirectory, "held"));
+  const marks = createMarks(marksIn(config.stateDirectory));
   const workDirectory = path.join(config.stateDirectory, "work");
   const running = new Map<string, Running>();
   const queue: string[] = [];
@@ -118,7 +118,7 @@ export function createHostCoordinator({
       return destinationChecks({
         need,
         engine,
-        config,
+        settings: config,
         accept: accepting(config.accept, trust.peer(peer)?.accept),
         namespace,
         led: ports,
@@ -176,7 +176,7 @@ export function createHostCoordinator({
     if (!container) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${name}.`);
     peerOf(to);
     const own = [
-      ...(await siteChecks({ config, engine, signal })).map(({ name: check, ok, code, found, notes }): CheckResult => ({
+      ...(await siteChecks({ settings: config, engine, signal })).map(({ name: check, ok, code, found, notes }): CheckResult => ({
         name: check,
         ok,
         ...(code === undefined ? {} : { code }),
@@ -187,11 +187,11 @@ export function createHostCoordinator({
       noted("clients", clientNotes(container.spec.ports)),
     ];
     // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
-    if (container.state !== "running") return { container, own, theirs: undefined, described: undefined };
-    const described = await describeNeed({ engine, container, signal });
-    const theirs = await checkThere(peerClient(to), described.need, { timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
-    const room = await dumpRoom(config.imageDirectories, described.need);
-    return { container, own: [...own, room], theirs, described };
+    if (container.state !== "running") return { container, own, theirs: undefined, need: undefined };
+    const need = await describeNeed({ engine, container, signal });
+    const theirs = await checkThere(peerClient(to), need, { timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
+    const room = await dumpRoom(config.imageDirectories, need);
+    return { container, own: [...own, room], theirs, need };
   }
 
   const notesOfBoth = (to: string, { own, theirs }: Pick<Awaited<ReturnType<typeof examine>>, "own" | "theirs">) => [
@@ -219,17 +219,17 @@ export function createHostCoordinator({
         async admit(signal) {
           const limited = AbortSignal.any([signal, AbortSignal.timeout(milliseconds(config.limits.preflightSeconds))]);
           const examined = await examine(request, limited);
-          const { container, own, theirs, described } = examined;
+          const { container, own, theirs, need } = examined;
           const refused = [...own, ...(theirs?.checks ?? [])].find(({ ok }) => !ok);
           if (refused) {
             const { code, detail } = refusalOf(own.includes(refused) ? trust.siteName : destination, refused);
             throw new UmsError(code as ErrorCode, detail);
           }
-          if (!described) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${record.service} does not run.`);
-          database.update(id, { memoryBytes: described.need.memoryBytes });
+          if (!need) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${record.service} does not run.`);
+          database.update(id, { memoryBytes: need.memoryBytes });
           const notes = notesOfBoth(destination, examined);
           if (notes.length > 0) database.setFact(id, "notes", notes);
-          return { container, need: described.need, shm: described.shm };
+          return { container, need };
         },
         openData: (target, signal) => openDataConnection(trust, target, { migrationId: id, signal }),
         peerHost: () => parseAddress(peerOf(destination).addresses[0] ?? "").host,
@@ -487,7 +487,7 @@ export function createHostCoordinator({
     async plan(request, signal): Promise<PlanReport> {
       expectNoNamespace(request);
       const examined = await examine(request, signal);
-      const { own, theirs, described } = examined;
+      const { own, theirs, need } = examined;
       const all = [
         ...own.map((check) => ({ site: trust.siteName, check })),
         ...(theirs?.checks ?? []).map((check) => ({ site: request.to, check })),
@@ -499,8 +499,8 @@ export function createHostCoordinator({
         checks: all.map(({ site, check }) => ({ site, name: check.name, ok: check.ok, verdict: verdictOf(check) })),
         refusals: all.filter(({ check }) => !check.ok).map(({ site, check }) => refusalOf(site, check)),
         notes: notesOfBoth(request.to, examined),
-        memoryBytes: described?.need.memoryBytes ?? 0,
-        fileBytes: described?.need.fileBytes ?? 0,
+        memoryBytes: need?.memoryBytes ?? 0,
+        fileBytes: need?.fileBytes ?? 0,
         imageBytes: theirs?.imageBytes ?? 0,
       };
     },
@@ -566,7 +566,7 @@ export function createHostCoordinator({
     forwards: () => database.forwards().map(({ migration, service, ports, to }) => ({ migration, service, ports, to })),
     release,
 
-    doctor: (signal) => siteChecks({ config, engine, signal }),
+    doctor: (signal) => siteChecks({ settings: config, engine, signal }),
 
     async recoverIncoming() {
       for (const { facts } of forwardings()) if (facts.forwarding) await installForwarding(facts.forwarding);

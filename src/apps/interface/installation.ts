@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { containersOf } from "../../container-engines/containerd/containerd.ts";
 import { UmsError } from "../../errors.ts";
-import { isAtLeast } from "../../preflight/version.ts";
+import { isAtLeast } from "../../machine/version.ts";
 
 /** What the image brings for the node. */
 const brought = "/usr/share/ums/node";

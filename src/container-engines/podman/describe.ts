@@ -1,6 +1,7 @@
 /** Podman's inspect in, our words out; and our words in, Podman's specification of a new container out. */
 import type { ContainerSpec, PortMapping } from "../../protocol/container-spec.ts";
 import { type Container, type ContainerState } from "../engine.ts";
+import { runcRootOf } from "./runtimes.ts";
 
 /** What `inspect` tells, as far as it is read here (Podman 4.3 to 5.x). */
 export type Inspect = {
@@ -137,7 +138,12 @@ const ownAnnotation =
 /** Environment that Podman sets by itself; HOSTNAME follows the container's id unless a hostname was given. */
 const generatedHostname = (inspect: Inspect) => inspect.Config.Hostname === inspect.Id.slice(0, 12);
 
-export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): Container {
+/** @param running what inspect does not show, of a container that has been started */
+export function describe(
+  inspect: Inspect,
+  image: ImageConfig,
+  { oci, shmDirectory }: { oci: OciConfig; shmDirectory: string | undefined },
+): Container {
   const { Config: config, HostConfig: host } = inspect;
   const mounts = inspect.Mounts ?? [];
   const volumes = mounts.filter(({ Type }) => Type === "volume");
@@ -231,6 +237,8 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
       ]),
     ),
   };
+  const runcRoot = runcRootOf(inspect.OCIRuntime);
+  const unit = config.Labels?.PODMAN_SYSTEMD_UNIT;
   return {
     id: inspect.Id,
     name: inspect.Name,
@@ -240,6 +248,9 @@ export function describe(inspect: Inspect, image: ImageConfig, oci: OciConfig): 
     ociConfigPath: inspect.OCIConfigPath,
     changesDirectory: inspect.GraphDriver.Data?.UpperDir ?? "",
     networkNamespace: inspect.NetworkSettings.SandboxKey,
+    ...(runcRoot === undefined ? {} : { runcRoot }),
+    ...(shmDirectory === undefined ? {} : { shmDirectory }),
+    ...(unit === undefined ? {} : { unit }),
     logPath: host.LogConfig.Path,
     volumes: volumes.map(({ Name, Source }) => ({ name: Name ?? "", directory: Source })),
     spec,

@@ -7,10 +7,10 @@ import { freezerOf, killFrozen, setFrozen } from "../../checkpoint/freezer.ts";
 import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
 import { createPodmanApi, PodmanError } from "./api.ts";
+import { type PodmanPlaces, podmanChecks, twinChecks } from "./checks.ts";
 import { describe, type ImageConfig, type Inspect, migrationMark, type OciConfig, specGenerator, stateOf } from "./describe.ts";
-
-/** The name under which the shim is known to Podman (`[engine.runtimes]` of containers.conf). */
-export const shimRuntime = "ums";
+import { dumpableRuntimes, shimRuntime } from "./runtimes.ts";
+import { shmOf } from "./shm.ts";
 
 /** A start may wait for the memory; Podman itself gives up after 240 s (ContainerCreateTimeout). */
 const startTimeoutMs = 250_000;
@@ -40,9 +40,10 @@ type ListEntry = {
   Ports: { host_ip: string; host_port: number; container_port: number; protocol: string }[] | null;
 };
 
-export function createPodman({ socketPath }: { socketPath: string }): ContainerEngine & { close(): Promise<void> } {
-  const api = createPodmanApi(socketPath);
+export function createPodman(places: PodmanPlaces): ContainerEngine & { close(): Promise<void> } {
+  const api = createPodmanApi(places.socketPath);
   const at = encodeURIComponent;
+  let graphRoot: string | undefined;
   const cli = (args: string[], signal?: AbortSignal, cwd = "/") =>
     execa("podman", args, { cwd, stdin: "ignore", timeout: imageTimeoutMs, ...(signal ? { cancelSignal: signal } : {}) });
 
@@ -90,8 +91,20 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
 
   const engine: ContainerEngine = {
     restoringRuntime: shimRuntime,
+    dumpableRuntimes,
+    // json-file is another name of k8s-file in Podman.
+    movableLogs: ["k8s-file", "json-file", "none"],
 
     version: (signal) => api.version(signal),
+    checks: (signal) => podmanChecks({ ...places, api, signal }),
+    twinChecks,
+
+    async storageDirectory(signal) {
+      // It can't change while Podman's service runs with containers.
+      if (graphRoot !== undefined) return graphRoot;
+      const { store } = (await api.call({ method: "GET", path: "/info", signal })) as { store: { graphRoot: string } };
+      return (graphRoot = store.graphRoot);
+    },
 
     async list(signal) {
       const entries = (await api.call({ method: "GET", path: "/containers/json?all=true", ...(signal ? { signal } : {}) })) as ListEntry[];
@@ -114,9 +127,9 @@ export function createPodman({ socketPath }: { socketPath: string }): ContainerE
       const image = await inspectImage(inspect.Image, signal);
       const oci = await readFile(inspect.OCIConfigPath, "utf8").then(
         (text) => JSON.parse(text) as OciConfig,
-        () => ({}), // not there before the first start
+        (): OciConfig => ({}), // not there before the first start
       );
-      return describe(inspect, image?.Config ?? {}, oci);
+      return describe(inspect, image?.Config ?? {}, { oci, shmDirectory: await shmOf(oci) });
     },
 
     async pause(id) {

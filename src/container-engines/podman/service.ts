@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../../errors.ts";
 import { createPodmanApi } from "./api.ts";
-import { shimRuntime } from "./podman.ts";
+import { shimRuntime } from "./runtimes.ts";
 
 const startMs = 15_000;
 

@@ -1,7 +1,7 @@
 /** The dump that a migration has made of its pod, which its source's node keeps until the migration cleans up, or the node is started again. */
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { bootId } from "../../../preflight/machine.ts";
+import { bootId } from "../../../machine/boot-id.ts";
 import type { PodOnNode } from "../../../protocol/pod.ts";
 import { makeImageDirectory } from "../../../transfer/memory.ts";
 

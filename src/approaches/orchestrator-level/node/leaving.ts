@@ -20,8 +20,9 @@ import {
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
-import { dumpRoom, machineMeasures } from "../../../preflight/machine.ts";
-import { diskUsage, uidsOf } from "../../../preflight/measure.ts";
+import { diskUsage, uidsOf } from "../../../machine/measure.ts";
+import { machineMeasures } from "../../../machine/measures.ts";
+import { dumpRoom } from "../../../preflight/machine.ts";
 import { heldResources } from "../../../preflight/resources.ts";
 import type { DataTarget } from "../../../protocol/conversation.ts";
 import type { CheckResult } from "../../../protocol/measures.ts";
