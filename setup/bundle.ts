@@ -17,10 +17,23 @@ export async function bundle(): Promise<boolean> {
     const sources = readdirSync(join(checkout, "src"), { recursive: true, encoding: "utf8" }).map((path) => join(checkout, "src", path));
     if ([...sources, join(checkout, "package-lock.json")].every((path) => statSync(path).mtimeMs < made)) return false;
   }
+  await bundleInto(dirname(target), { sourceMaps: true });
+  return true;
+}
+
+/**
+ * Bundles `ums` into a directory.
+ * @param options.sourceMaps with them, what is made depends on where it is made
+ * @returns the packages of npm that have a part in it, as directories of the checkout
+ */
+export async function bundleInto(directory: string, { sourceMaps }: { sourceMaps: boolean }): Promise<string[]> {
   const { build } = await import("esbuild");
-  await build({
+  const { metafile } = await build({
     entryPoints: [entry],
-    outdir: dirname(target),
+    outdir: directory,
+    // What is made must not tell where.
+    absWorkingDir: checkout,
+    metafile: true,
     entryNames: "ums",
     // What one verb needs alone is loaded by it alone: half the time and memory of one file. Chunks are never removed, so
     // that an `ums serve` which still runs finds its own.
@@ -31,13 +44,14 @@ export async function bundle(): Promise<boolean> {
     platform: "node",
     format: "esm",
     target: "node24",
-    sourcemap: "linked",
+    sourcemap: sourceMaps && "linked",
     logLevel: "warning",
     // CommonJS dependencies call require() for Node's own modules.
     banner: { js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);' },
   });
-  for (const asset of assets) await copyFile(join(checkout, asset), join(checkout, "dist", basename(asset)));
-  return true;
+  for (const asset of assets) await copyFile(join(checkout, asset), join(directory, basename(asset)));
+  const packages = Object.keys(metafile.inputs).flatMap((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file) ?? []);
+  return [...new Set(packages)].toSorted();
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await bundle();

@@ -10,7 +10,7 @@ const cacheDirectory = "/var/cache/ums";
 /** Another checkout of this machine may need what this one has no recipe for; after this long without use nobody does. */
 const keptMs = 7 * 24 * 60 * 60_000;
 
-type Recipe = Readonly<{
+export type Recipe = Readonly<{
   name: string;
   /** All that the result depends on. */
   inputs: readonly (string | Buffer)[];
@@ -18,12 +18,17 @@ type Recipe = Readonly<{
   make(directory: string): Promise<void>;
 }>;
 
-/** Makes it if nobody has, one process at a time. @returns its directory, which nobody may write to */
-export async function cached({ name, inputs, make }: Recipe): Promise<string> {
+/** Tells one make of a thing from another. */
+export function keyOf(inputs: Recipe["inputs"]): string {
   const hash = createHash("sha256");
   for (const input of inputs) hash.update(`${input.length}:`).update(input);
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** Makes it if nobody has, one process at a time. @returns its directory, which nobody may write to */
+export async function cached({ name, inputs, make }: Recipe): Promise<string> {
   const shelf = join(cacheDirectory, name);
-  const result = join(shelf, hash.digest("hex").slice(0, 16));
+  const result = join(shelf, keyOf(inputs));
   if (!existsSync(result)) {
     await mkdir(shelf, { recursive: true });
     await using _lock = await locked(join(shelf, "lock"));

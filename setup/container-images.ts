@@ -128,11 +128,11 @@ async function podman(args: readonly string[], { reject = true, timeoutMs = 10 *
   return execa("podman", [...places, "--cgroup-manager=cgroupfs", "--events-backend=file", ...args], { reject, timeout: timeoutMs });
 }
 
-/** Of all that is below, by path and content; source maps are no part of an image. */
+/** Of all that is below, by path and content; source maps and packages are no part of an image. */
 function digestOf(path: string): string {
   const hash = createHash("sha256");
   const visit = (file: string, name: string) => {
-    if (!existsSync(file) || name.endsWith(".map")) return;
+    if (!existsSync(file) || /\.(map|deb)$/.test(name)) return;
     if (statSync(file).isDirectory()) {
       for (const entry of readdirSync(file).toSorted()) visit(join(file, entry), `${name}/${entry}`);
     } else hash.update(`${name}\0`).update(readFileSync(file)).update("\0");

@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { execa } from "execa";
 import { prepareClusters } from "../e2e/clusters.ts";
 import { buildImages } from "../e2e/images.ts";
+import { providePackageParts } from "./package.ts";
 import { setUp } from "./setup.ts";
 
 type Results = Readonly<{
@@ -52,6 +53,7 @@ async function run(name: string, projects: readonly string[], directory: string)
 }
 
 await setUp();
+await providePackageParts();
 await buildImages(["redis", "services"]);
 await prepareClusters();
 const directory = await mkdtemp(join(tmpdir(), "ums-test-"));

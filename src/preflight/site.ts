@@ -11,6 +11,7 @@ import { isTmpfs } from "../transfer/tree.ts";
 import { type Check, checked, failed, passed } from "./check.ts";
 import { existing } from "./machine.ts";
 import { oncePassed } from "./once-passed.ts";
+import { calledPrograms } from "./programs.ts";
 import { type Abilities, criuAbilities } from "./probe.ts";
 
 const oldestRunc = "1.1";
@@ -91,26 +92,7 @@ async function cgroups(): Promise<Check> {
 }
 let cgroupCounter = 0;
 
-const needed = [
-  "nft",
-  "ip",
-  "ss",
-  "conntrack",
-  "nsenter",
-  "unshare",
-  "mount",
-  "umount",
-  "sync",
-  "mkfifo",
-  "timeout",
-  "du",
-  "find",
-  "sort",
-  "tar",
-  "bwrap",
-  "perl",
-  "podman",
-];
+const needed = calledPrograms.map(({ name }) => name);
 
 async function tools(): Promise<Check> {
   const [{ output }, tar, find] = await Promise.all([

@@ -39,6 +39,22 @@ const verbs: readonly Verb[] = [
 
 type Common = { json?: true; socket: string };
 
+const defaultSocket = "/run/ums/ums.sock";
+
+/**
+ * Gives the command `ums` all that it can do; how it behaves, its verbs take over from it as it is now.
+ * @param options.act makes of a verb's action what the command calls
+ * @param options.socket where `ums serve` answers, unless told
+ */
+export function addVerbs(program: Command, { act, socket = defaultSocket }: { act: Act; socket?: string }): void {
+  program
+    .description("Moves a running service, with its memory, files and clients, from one site to another.")
+    .addHelpText("after", exitCodeHelp);
+  verbs.forEach((verb) => verb(program, act));
+  for (const command of program.commands)
+    command.option("--json", "print the result as one line of JSON").option("--socket <path>", "the socket of `ums serve`", socket);
+}
+
 /** Runs one command line and answers its exit code. Throws nothing that a person would have to read as a stack trace. */
 export async function run(
   argv: readonly string[],
@@ -51,14 +67,6 @@ export async function run(
   }: Pick<NodeJS.Process, "stdin" | "stdout" | "stderr"> & { version: string; environment: NodeJS.ProcessEnv },
 ): Promise<number> {
   let code: number = exitCodes.ok;
-  const program = new Command("ums")
-    .description("Moves a running service, with its memory, files and clients, from one site to another.")
-    .version(version)
-    .showHelpAfterError("`ums --help` shows how it is used.")
-    .configureOutput({ writeOut: (text) => void stdout.write(text), writeErr: (text) => void stderr.write(text) })
-    .addHelpText("after", exitCodeHelp)
-    .exitOverride();
-
   const act: Act =
     (action) =>
     async (...values) => {
@@ -85,12 +93,12 @@ export async function run(
       }
     };
 
-  verbs.forEach((verb) => verb(program, act));
-  for (const command of program.commands) {
-    command
-      .option("--json", "print the result as one line of JSON")
-      .option("--socket <path>", "the socket of `ums serve`", environment["UMS_SOCKET"] ?? "/run/ums/ums.sock");
-  }
+  const program = new Command("ums")
+    .version(version)
+    .showHelpAfterError("`ums --help` shows how it is used.")
+    .configureOutput({ writeOut: (text) => void stdout.write(text), writeErr: (text) => void stderr.write(text) })
+    .exitOverride();
+  addVerbs(program, { act, socket: environment["UMS_SOCKET"] ?? defaultSocket });
   try {
     await program.parseAsync(argv, { from: "user" });
   } catch (error) {
