@@ -58,6 +58,21 @@ export const errorTable = {
   },
   PAIRED_WITH_ITSELF: { http: 409, cause: "The address leads back to this site.", cure: "Give the address of the other site." },
   SITE_BUSY: { http: 409, cause: "A migration with this site has not ended.", cure: "Wait for it, or cancel it." },
+  MIGRATION_OPEN: {
+    http: 409,
+    cause: "UMS can't be changed while a migration from here, or an arrival, is on its way.",
+    cure: "Wait until it has ended, or end it by `ums cancel ID` on the site that it started from. Where `ums serve` does not run here, start it first.",
+  },
+  CLIENTS_LED: {
+    http: 409,
+    cause: "Clients reach services that have gone from here by what UMS keeps in this host's kernel.",
+    cure: "End that with `ums release ID`, once they know the new address.",
+  },
+  SHIM_NEEDED: {
+    http: 409,
+    cause: "A container that came by migration can be started by UMS's OCI runtime alone.",
+    cure: "Move them away with `ums migrate`, or remove them with `podman rm` and make them anew.",
+  },
   SERVE_NOT_RUNNING: {
     http: 502,
     cause: "Nothing answers on the socket of this site.",

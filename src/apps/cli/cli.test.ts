@@ -1,9 +1,10 @@
 import { execa } from "execa";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { UmsError } from "../../errors.ts";
+import { openDatabase } from "../../platforms/podman-host/database.ts";
 import { temporaryDirectory } from "../../trust/temporary-directory-for-tests.ts";
 import { createFakeCoordinator } from "../coordinator/fake-coordinator.ts";
 import { pair, startSite, type TestSite } from "../coordinator/site-for-tests.ts";
@@ -333,6 +334,30 @@ test("serve with a bad configuration names the field", async () => {
   writeFileSync(file, '{"listen": {"port": "x"}}');
   const answer = await ums({ socketPath: "/nonexistent" }, "serve", "--config", file);
   expect(answer).toMatchObject({ exitCode: 2, stderr: expect.stringContaining(`${file}: “listen.port” must be integer.`) });
+});
+
+test("the package may be changed only while no migration is open, and removed only when no client is led from here", async () => {
+  const stateDirectory = temporaryDirectory();
+  const config = join(stateDirectory, "config.json");
+  writeFileSync(config, JSON.stringify({ stateDirectory }));
+  const may = (change: string) => ums({ socketPath: "/nonexistent" }, "__may", change, "--config", config);
+  expect(await may("upgrade")).toMatchObject({ exitCode: 0, stdout: "", stderr: "" });
+  expect(existsSync(join(stateDirectory, "journal.db"))).toBe(false);
+
+  const database = openDatabase(join(stateDirectory, "journal.db"));
+  onTestFinished(() => database.close());
+  database.create({ id: "m0000001", role: "source", service: "redis", peer: "beta", request: {} });
+  database.create({ id: "m0000002", role: "destination", service: "web", peer: "gamma", request: {} });
+  for (const change of ["upgrade", "remove"]) {
+    const { exitCode, stderr } = await may(change);
+    expect({ change, exitCode }).toEqual({ change, exitCode: 3 });
+    expect(stderr).toContain("m0000001 (redis to beta), m0000002 (web from gamma). Wait until it has ended, or end it by `ums cancel ID`");
+  }
+  for (const id of ["m0000001", "m0000002"]) database.end(id, { phase: "Succeeded" });
+  database.addForward({ migration: "m0000001", service: "redis", ports: ["6379/tcp"], to: "beta" });
+  expect(await may("upgrade")).toMatchObject({ exitCode: 0 });
+  const led = { exitCode: 3, stderr: expect.stringContaining("redis (m0000001). End that with `ums release ID`") };
+  expect(await may("remove")).toMatchObject(led);
 });
 
 test.each(["bash", "zsh", "fish"])("the completion for %s has the verbs and asks for names", async (shell) => {

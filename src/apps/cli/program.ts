@@ -10,6 +10,7 @@ import { cluster } from "./verbs/cluster.ts";
 import { completion } from "./verbs/completion.ts";
 import { doctor } from "./verbs/doctor.ts";
 import { list } from "./verbs/list.ts";
+import { may } from "./verbs/may.ts";
 import { migrate } from "./verbs/migrate.ts";
 import { pair } from "./verbs/pair.ts";
 import { plan } from "./verbs/plan.ts";
@@ -35,6 +36,7 @@ const verbs: readonly Verb[] = [
   resolve,
   doctor,
   completion,
+  may,
 ];
 
 type Common = { json?: true; socket: string };

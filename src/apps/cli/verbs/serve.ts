@@ -6,7 +6,9 @@ export const serve: Verb = (program, act) => {
     .description("be this host's site: coordinator and interface in one process")
     .option("--config <path>", "configuration file (default: /etc/ums/config.json, where it is there)")
     .action(
-      act(async (_session, options: { config?: string }) => {
+      act(async ({ environment }, options: { config?: string }) => {
+        const { sayReady, takeSupervisor } = await import("../../ready.ts");
+        const supervisor = takeSupervisor(environment);
         // Loaded here alone: what serves is most of the program, and no other verb needs it.
         const { loadConfig } = await import("../../../config.ts");
         const config = loadConfig(options.config);
@@ -18,6 +20,8 @@ export const serve: Verb = (program, act) => {
         const log = createLog(config.logLevel);
         guardProcess(log);
         const serving = await site.serve(config, log);
+        if (supervisor !== undefined)
+          await sayReady(supervisor).catch((cause: unknown) => log.error({ cause }, "the supervisor can't be told that this site serves"));
         await stop.promise;
         await serving.close();
       }),
