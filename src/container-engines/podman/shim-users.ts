@@ -1,7 +1,7 @@
 /** Which containers need UMS's OCI runtime. Asked of Podman's own command, as UMS's service of its API may not run. */
 import { execa } from "execa";
 import { UmsError } from "../../errors.ts";
-import { shimRuntime } from "./podman.ts";
+import { shimRuntime } from "./runtimes.ts";
 
 /** @returns their names, also of those that don't run. @throws UmsError PODMAN_FAILED */
 export async function shimUsers(): Promise<string[]> {
