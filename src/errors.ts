@@ -1,3 +1,5 @@
+import { calledPrograms } from "./preflight/programs.ts";
+
 /**
  * Every error that a person can meet: its code, what causes it, and what cures it.
  * Code branches on the code, never on the text. `http` is the status that the API answers with.
@@ -170,7 +172,7 @@ export const errorTable = {
   CRIU_TOO_OLD: {
     http: 409,
     cause: "CRIU is missing or older than 4.2.1.",
-    cure: "`npm run setup` installs it; or set criuPath to one that is new enough.",
+    cure: "UMS's package brings it, and from a checkout `npm run setup`; or set criuPath to one that is new enough.",
   },
   CRIU_PROBE_FAILED: {
     http: 409,
@@ -180,17 +182,17 @@ export const errorTable = {
   UID: {
     http: 409,
     cause: "Without CAP_SYS_RESOURCE CRIU can't dump processes of another user than its own.",
-    cure: "Give `ums serve` CAP_SYS_RESOURCE, or run `npm run setup`: its CRIU does without.",
+    cure: "Give `ums serve` CAP_SYS_RESOURCE, or use UMS's own CRIU, which does without: leave criuPath out.",
   },
   SHIM_MISSING: {
     http: 409,
     cause: "UMS's OCI runtime is not installed, or Podman doesn't know it as `ums`.",
-    cure: "Run `npm run setup`, copy deploy/host/containers.conf.d/ums.conf to /etc/containers/containers.conf.d, leave podmanSocket out, and restart `ums serve`.",
+    cure: "Bring /etc/containers/containers.conf.d/ums.conf back (`apt install --reinstall -o Dpkg::Options::=--force-confmiss ./ums_….deb`; from a checkout as docs/hosts.md has it), leave podmanSocket out, and restart `ums serve`.",
   },
   HOOK_MISSING: {
     http: 409,
     cause: "The OCI hook that keeps a held container from starting is not active.",
-    cure: "Run `npm run setup`, and copy deploy/host/hooks.d/ums.json to /etc/containers/oci/hooks.d, which hooks_dir in containers.conf must name.",
+    cure: "Install UMS's package again (`apt install --reinstall ./ums_….deb`; from a checkout as docs/hosts.md has it); hooks_dir in containers.conf, where it is set, must name the hook's directory.",
   },
   CGROUP_UNUSABLE: {
     http: 409,
@@ -200,7 +202,7 @@ export const errorTable = {
   TOOL_MISSING: {
     http: 409,
     cause: "A program that UMS calls is missing.",
-    cure: "`npm run setup` installs it. The packages are podman, nftables, iproute2, conntrack, bubblewrap, util-linux, mount, findutils, tar, coreutils and perl-base.",
+    cure: `\`apt install\` it. Debian's packages are ${[...new Set(calledPrograms.map((each) => each.package))].join(", ")}.`,
   },
   KERNEL_FEATURE: {
     http: 409,

@@ -14,6 +14,7 @@ export function takeSupervisor(environment: NodeJS.ProcessEnv): string | undefin
 
 /** @throws Error if it can't be told */
 export async function sayReady(supervisor: string): Promise<void> {
-  // Node has no sockets of this kind. With root's rights the program speaks in its parent's name, of whom alone NotifyAccess=main hears.
-  await execa("systemd-notify", ["--ready"], { env: { NOTIFY_SOCKET: supervisor }, timeout: 10_000 });
+  // Node has no sockets of this kind. With root's rights the program speaks in its parent's name, of whom alone NotifyAccess=main hears;
+  // it need not wait until that is taken note of, as the parent does not end.
+  await execa("systemd-notify", ["--no-block", "--ready"], { env: { NOTIFY_SOCKET: supervisor }, timeout: 10_000 });
 }

@@ -21,6 +21,17 @@ test("what the service keeps is root's alone", () => {
   expect(Number(settings.get("LimitNOFILE"))).toBeGreaterThan(16_384);
 });
 
+test("it is started when it serves, before Podman starts what a boot has stopped, and its end touches no container", () => {
+  expect(Object.fromEntries(settings)).toMatchObject({
+    Type: "notify",
+    Before: "podman-restart.service",
+    KillMode: "process",
+    OOMPolicy: "continue",
+  });
+  // Then only the process itself can speak for it, and no container that has got the way to systemd all the same.
+  expect(settings.get("NotifyAccess") ?? "main").toBe("main");
+});
+
 test.each([
   [
     "a seccomp filter, beneath which the kernel lets nobody read another's, as CRIU must (seccomp_get_filter)",
