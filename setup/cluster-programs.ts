@@ -1,4 +1,4 @@
-/** Kubernetes' own programs, CoreDNS and a registry, built from their Go modules as `tools/` pins them. */
+/** Kubernetes' own programs, containerd, runc, CoreDNS and a registry, built from their Go modules as `tools/` pins them. */
 import { readdirSync, readFileSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
@@ -11,9 +11,8 @@ const tools = resolve(import.meta.dirname, "../tools");
 /** The directory with kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl and pause. */
 export async function kubernetesPrograms(): Promise<string> {
   const names = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
-  const version = /k8s\.io\/kubernetes (v(\d+)\.(\d+)\.\d+)/.exec(readFileSync(join(tools, "kubernetes/go.mod"), "utf8"));
-  if (!version) throw new Error("tools/kubernetes/go.mod names no version of k8s.io/kubernetes.");
-  const [, full = "", major = "", minor = ""] = version;
+  const full = pinnedVersion("kubernetes", "k8s.io/kubernetes");
+  const [major = "", minor = ""] = full.slice(1).split(".");
   const stamps = { gitVersion: full, gitMajor: major, gitMinor: minor, gitTreeState: "clean" };
   return goPrograms({
     module: "kubernetes",
@@ -29,6 +28,22 @@ export async function kubernetesPrograms(): Promise<string> {
       await execa("gcc", ["-Os", "-static", "-s", `-DVERSION=${full}`, "-o", join(directory, "pause"), source]);
     },
   });
+}
+
+/** The directory with containerd, its shim for runc, and ctr. */
+export async function containerdPrograms(): Promise<string> {
+  const path = "github.com/containerd/containerd/v2";
+  return goPrograms({
+    module: "containerd",
+    packages: ["containerd", "containerd-shim-runc-v2", "ctr"].map((name) => `${path}/cmd/${name}`),
+    variables: [`${path}/version.Version=${pinnedVersion("containerd", path)}`],
+  });
+}
+
+/** The directory with `runc`, linked statically as its own releases are: a node's C library may be older than this machine's. */
+export async function runcProgram(): Promise<string> {
+  const path = "github.com/opencontainers/runc";
+  return goPrograms({ module: "runc", packages: [path], variables: [], staticTags: ["seccomp", "netgo", "osusergo"] });
 }
 
 /** The directory with `coredns`. */
@@ -47,10 +62,21 @@ type Build = Readonly<{
   packages: readonly string[];
   /** Go variables set at link time, `path.name=value`. */
   variables: readonly string[];
+  /** Build tags of a program with C in it, which is linked statically; undefined for one of Go alone. */
+  staticTags?: readonly string[];
   alsoMake?: (made: Readonly<{ go: string; directory: string }>) => Promise<void>;
 }>;
 
-async function goPrograms({ module, packages, variables, alsoMake }: Build): Promise<string> {
+/** @returns with its leading v */
+function pinnedVersion(module: string, path: string): string {
+  const line = readFileSync(join(tools, module, "go.mod"), "utf8")
+    .split("\n")
+    .find((text) => text.startsWith(`require ${path} v`));
+  if (!line) throw new Error(`tools/${module}/go.mod names no version of ${path}.`);
+  return line.split(" ")[2] ?? "";
+}
+
+async function goPrograms({ module, packages, variables, staticTags, alsoMake }: Build): Promise<string> {
   const go = await goProgram();
   const { stdout: toolchain } = await execa(go, ["version"]);
   const source = join(tools, module);
@@ -59,7 +85,8 @@ async function goPrograms({ module, packages, variables, alsoMake }: Build): Pro
     "-mod=readonly",
     "-buildvcs=false",
     "-ldflags",
-    ["-s -w", ...variables.map((text) => `-X ${text}`)].join(" "),
+    ["-s -w", ...variables.map((text) => `-X ${text}`), ...(staticTags ? ["-extldflags -static"] : [])].join(" "),
+    ...(staticTags ? ["-tags", staticTags.join(",")] : []),
   ];
   const files = readdirSync(source).toSorted();
   return cached({
@@ -69,7 +96,7 @@ async function goPrograms({ module, packages, variables, alsoMake }: Build): Pro
       console.log(`Building ${module} from its Go modules, which takes minutes the first time …`);
       await execa("nice", [go, "build", ...flags, "-p", String(availableParallelism()), "-o", `${directory}/`, ...packages], {
         cwd: source,
-        env: { CGO_ENABLED: "0" },
+        env: { CGO_ENABLED: staticTags ? "1" : "0" },
         timeout: 40 * 60_000,
       });
       await alsoMake?.({ go, directory });
@@ -84,5 +111,5 @@ async function goProgram(): Promise<string> {
     const { failed } = await execa(candidate, ["version"], { reject: false });
     if (!failed) return candidate;
   }
-  throw new Error("Kubernetes is built with Go 1.24 or later, and there is none in PATH or /usr/local/go: https://go.dev/dl.");
+  throw new Error("Kubernetes is built with Go 1.26.6 or later, and there is none in PATH or /usr/local/go: https://go.dev/dl.");
 }

@@ -17,6 +17,9 @@ const programs: readonly Program[] = [
   { name: "newuidmap", package: "uidmap" },
   { name: "python3", package: "python3-minimal" },
   { name: "gcc", package: "gcc" },
+  // runc of the tests' clusters is built with them.
+  { name: "pkg-config", package: "pkgconf" },
+  { name: "/usr/include/seccomp.h", package: "libseccomp-dev" },
 ];
 /** What the benchmark's subjects call besides. */
 const benchmarkPrograms: readonly Program[] = [

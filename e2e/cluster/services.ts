@@ -92,6 +92,10 @@ export async function workerSettings({
   config_path = '/etc/containerd/certs.d'
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  SystemdCgroup = false
 `,
       ...Object.fromEntries(
         // Whatever registry an image's name tells, this one has it.

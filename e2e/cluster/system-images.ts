@@ -9,8 +9,8 @@ import type { NamedImage } from "../../setup/container-images.ts";
 import { packImage, packLayer } from "../image-layout.ts";
 
 export const coreDnsImage = `registry.k8s.io/coredns/coredns:${coreDnsVersion()}`;
-/** What containerd 2.1 asks for unless told otherwise. */
-const pauseImage = "registry.k8s.io/pause:3.10";
+/** What containerd 2.4 asks for unless told otherwise. */
+const pauseImage = "registry.k8s.io/pause:3.10.2";
 
 export async function systemImages(): Promise<NamedImage[]> {
   const [kubernetes, coreDns] = await Promise.all([kubernetesPrograms(), coreDnsProgram()]);
