@@ -420,6 +420,30 @@ describe("refused, and nothing is changed", () => {
     await expectNothingLeft();
   });
 
+  test("RUNTIME_NOT_RUNC: a container of crun, where that is containerd's default", async () => {
+    const [node] = a.cluster.nodes;
+    const configuration = "/etc/containerd/config.toml";
+    const restart = async () => {
+      await node.kill("containerd");
+      await expect.poll(async () => (await node.exec(["ctr", "version"], { reject: false })).exitCode, { timeout: 30_000 }).toBe(0);
+    };
+    const { stdout: before } = await node.exec(["cat", configuration]);
+    const write = async (input: string) => {
+      await node.exec(["sh", "-c", `cat >${configuration}`], { input });
+      await restart();
+    };
+    await write(before.replace(/^ *SystemdCgroup/m, "  BinaryName = 'crun'\n$&"));
+    try {
+      await a.apply(pod("of-crun"));
+      await ready(a, "of-crun");
+      await expectRefused("of-crun", "RUNTIME_NOT_RUNC");
+      await remove(a, "pod/of-crun");
+    } finally {
+      await write(`${before}\n`);
+    }
+    await expectNothingLeft();
+  });
+
   test("CLAIM: a volume of a PersistentVolumeClaim", async () => {
     const storage = { accessModes: ["ReadWriteOnce"], storageClassName: "" };
     await a.apply(

@@ -228,7 +228,7 @@ export const errorTable = {
   RUNTIME_NOT_RUNC: {
     http: 409,
     cause: "The container was started by another OCI runtime than runc, which can't dump it.",
-    cure: 'Create it again with `podman --runtime runc`, or set runtime = "runc" in containers.conf.',
+    cure: "Create it again with `podman --runtime runc`, or set runtime = \"runc\" in containers.conf; on a cluster's node let runc be containerd's default, and make the pod again.",
   },
   BIND_MOUNT: {
     http: 409,
