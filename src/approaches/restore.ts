@@ -3,7 +3,7 @@ import { stat } from "node:fs/promises";
 import path from "node:path";
 import { prepareBundle } from "../checkpoint/bundle.ts";
 import { criuError } from "../checkpoint/runc.ts";
-import { letGo, restoreLog, restoreOutcome, unlessCriuIsLost, waitForShim } from "../checkpoint/shim.ts";
+import { endPlacing, letGo, placeRestore, restoreLog, restoreOutcome, unlessCriuIsLost, waitForShim } from "../checkpoint/shim.ts";
 import { UmsError } from "../errors.ts";
 import type { Launch } from "../protocol/launch.ts";
 
@@ -31,6 +31,7 @@ export async function awaitContainer(
   const oci = await prepareBundle(bundle, mounts).catch(async (cause: unknown) => {
     throw (await stat(bundle).catch(() => undefined)) ? cause : givenUp(what);
   });
+  await placeRestore(name, { bundle, oci });
   return {
     bundle,
     root: path.resolve(bundle, oci.root.path),
@@ -55,6 +56,7 @@ export async function restoreContainer(
   if (!(await letGo(name, "restore"))) throw new UmsError("SHIM_SILENT", "UMS's runtime no longer waits for the memory.");
   try {
     await unlessCriuIsLost(name, started ? within(timeoutMs, started) : restoredByShim(name, { timeoutMs, signal }));
+    await endPlacing(name);
   } catch (cause) {
     signal.throwIfAborted();
     const reason = (await criuError(restoreLog(name))) ?? (cause instanceof Error ? cause.message : String(cause));

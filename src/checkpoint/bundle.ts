@@ -1,5 +1,5 @@
 /** The OCI bundle that an engine has made for a container: of one that runs, and of one that is about to be restored. */
-import { chmod, mkdir, readFile, realpath, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, realpath, rename, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { execa } from "execa";
 import type { ExternalMount, Launch } from "../protocol/launch.ts";
@@ -71,6 +71,16 @@ export async function prepareBundle(bundle: string, dumped: readonly ExternalMou
   }
   if (JSON.stringify(oci) !== before) await writeFile(path.join(bundle, "config.json"), JSON.stringify(oci));
   return oci;
+}
+
+/** Sets an annotation of a bundle, or takes it away. The engine may read the bundle meanwhile. */
+export async function annotate(bundle: string, name: string, value: string | undefined): Promise<void> {
+  const { annotations, ...oci } = await readBundle(bundle);
+  const file = path.join(bundle, "config.json");
+  await writeFile(`${file}.ums`, JSON.stringify({ ...oci, annotations: { ...annotations, [name]: value } }), {
+    mode: (await stat(file)).mode,
+  });
+  await rename(`${file}.ums`, file);
 }
 
 /** In the bundle, so that it goes when the engine removes the container. */

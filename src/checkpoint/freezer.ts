@@ -1,22 +1,22 @@
-/** The cgroup freezer of a process: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
+/** The cgroup freezer: version 1 (its own hierarchy) and version 2 (part of every cgroup). */
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UmsError } from "../errors.ts";
+import { type Group, groupOf, wholeGroup } from "./cgroups.ts";
 
-export const cgroupRoot = "/sys/fs/cgroup";
+/** A group that can be frozen, with all that is in it. */
+export type Freezer = Group;
 
-export type Freezer = Readonly<{ version: 1 | 2; directory: string }>;
-
-/** @throws ENOENT when the process is gone */
-export async function freezerOf(pid: number): Promise<Freezer> {
-  const lines = (await readFile(`/proc/${pid}/cgroup`, "utf8")).trim().split("\n");
-  for (const line of lines) {
-    const [, controllers = "", ...rest] = line.split(":");
-    if (controllers.split(",").includes("freezer")) return { version: 1, directory: path.join(cgroupRoot, "freezer", rest.join(":")) };
-  }
-  const unified = lines.find((line) => line.startsWith("0::"))?.slice(3) ?? "/";
-  return { version: 2, directory: path.join(cgroupRoot, unified) };
+/**
+ * The group of a container that runs.
+ * @param container.pid its init when it was looked up
+ * @returns undefined when that is gone: its process id may be another's
+ * @throws UmsError CGROUP_UNUSABLE
+ */
+export async function freezerOf({ pid, id }: { pid: number; id: string }): Promise<Freezer | undefined> {
+  const group = await groupOf(pid).catch(undefinedIfGone);
+  return group && wholeGroup(group, id);
 }
 
 /** The group above: a pod's, for one of its containers. */
@@ -28,13 +28,8 @@ async function stateOf({ version, directory }: Freezer): Promise<boolean> {
     : (await readFile(path.join(directory, "cgroup.events"), "utf8")).includes("frozen 1");
 }
 
-/** Whether a group is frozen; one that is gone is not. */
-export const isGroupFrozen = (freezer: Freezer) => stateOf(freezer).catch(() => false);
-
-/** Whether every task of the process's cgroup is frozen. */
-export async function isFrozen(pid: number): Promise<boolean> {
-  return stateOf(await freezerOf(pid));
-}
+/** Whether every task of a group is frozen; one that is gone is not. */
+export const isGroupFrozen = async (freezer: Freezer) => (await stateOf(freezer).catch(undefinedIfGone)) ?? false;
 
 /**
  * Freezes or thaws a group and all below it; resolves when every task has stopped.
@@ -51,35 +46,35 @@ export async function setFrozen(freezer: Freezer, frozen: boolean, { timeoutMs =
   }
 }
 
-/**
- * Sends SIGKILL to every task of the process's cgroup. A frozen task of cgroup version 1 dies at the thaw, before it
- * runs another instruction of its own; one of version 2 dies at once.
- */
-export async function killFrozen(pid: number): Promise<void> {
-  const freezer = await freezerOf(pid).catch(() => undefined);
-  if (freezer) await killGroup(freezer); // else gone already
-}
-
 const sigkill = 1n << 8n;
 
 /**
- * Whether a process has been killed: it is gone, or its SIGKILL waits for the thaw, until which a frozen task of cgroup
- * version 1 outlives it.
- * @param isItsGroup tells its cgroup from that of another process which has got its pid
+ * Whether a container's init has been killed: it is gone, or its SIGKILL waits for the thaw, until which a frozen task of
+ * cgroup version 1 outlives it.
+ * @param container.pid its init when it was frozen
  */
-export async function isKilled(pid: number, isItsGroup: (directory: string) => boolean): Promise<boolean> {
-  const freezer = await freezerOf(pid).catch(() => undefined);
-  if (!freezer || !isItsGroup(freezer.directory)) return true;
-  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+export async function isKilled(container: { pid: number; id: string }): Promise<boolean> {
+  if (!(await freezerOf(container))) return true;
+  const status = (await readFile(`/proc/${container.pid}/status`, "utf8").catch(undefinedIfGone)) ?? "";
   const masks = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
-  return status === "" || masks.some((mask) => (mask & sigkill) !== 0n);
+  // Nobody may have collected it yet.
+  return status === "" || /^State:\s+[ZX]/m.test(status) || masks.some((mask) => (mask & sigkill) !== 0n);
 }
 
-/** The same as {@link killFrozen} for a group and all below it. */
+/** Of a look at a process or a group. What else can go wrong with it tells nothing of whether that is there. */
+function undefinedIfGone(cause: unknown): undefined {
+  const { code } = cause as NodeJS.ErrnoException;
+  if (code !== "ENOENT" && code !== "ESRCH" && code !== "ENODEV") throw cause;
+}
+
+/**
+ * Sends SIGKILL to every task of a group and all below it. A frozen task of cgroup version 1 dies at the thaw, before it
+ * runs another instruction of its own; one of version 2 dies at once. A group that is gone has none.
+ */
 export async function killGroup(freezer: Freezer): Promise<void> {
   const kill = path.join(freezer.directory, "cgroup.kill"); // Linux 5.14
-  if (freezer.version === 2 && (await stat(kill).catch(() => undefined))) return writeFile(kill, "1");
-  for (const task of await processesIn(freezer)) {
+  if (freezer.version === 2 && (await stat(kill).catch(() => undefined))) return void (await writeFile(kill, "1").catch(undefinedIfGone));
+  for (const task of (await processesIn(freezer).catch(undefinedIfGone)) ?? []) {
     try {
       process.kill(task, "SIGKILL");
     } catch (cause) {
@@ -88,9 +83,10 @@ export async function killGroup(freezer: Freezer): Promise<void> {
   }
 }
 
-/** Every process of the container whose init this is: those of its cgroup and of the groups below. */
-export async function processesOf(pid: number): Promise<number[]> {
-  return processesIn(await freezerOf(pid));
+/** Every process of a container, of the groups below its own too; none when it has ended. */
+export async function processesOf(container: { pid: number; id: string }): Promise<number[]> {
+  const freezer = await freezerOf(container);
+  return freezer ? await processesIn(freezer) : [];
 }
 
 export async function processesIn({ directory }: Freezer): Promise<number[]> {
@@ -100,18 +96,18 @@ export async function processesIn({ directory }: Freezer): Promise<number[]> {
   return lists.flatMap((list) => list.trim().split("\n").filter(Boolean).map(Number));
 }
 
-/** Bytes of memory that the tasks of a group hold privately or share anonymously: what a dump will write, at most. */
-export async function memoryIn(freezer: Freezer): Promise<number> {
+/** Bytes of memory that processes hold privately or share anonymously: what a dump will write, at most. */
+export async function memoryOf(pids: readonly number[]): Promise<number> {
   let kilobytes = 0;
-  for (const task of await processesIn(freezer)) {
-    const status = await readFile(`/proc/${task}/status`, "utf8").catch(() => "");
+  for (const pid of pids) {
+    const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
     for (const field of ["RssAnon", "RssShmem", "VmSwap"])
       kilobytes += Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
   }
   return kilobytes * 1024;
 }
 
-/** The same for the container whose init this is. */
-export async function memoryBytes(pid: number): Promise<number> {
-  return memoryIn(await freezerOf(pid));
+/** The same for a group and all below it. */
+export async function memoryIn(freezer: Freezer): Promise<number> {
+  return memoryOf(await processesIn(freezer));
 }

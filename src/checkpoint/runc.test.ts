@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { execa } from "execa";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { cgroupRoot } from "./freezer.ts";
+import { cgroupRoot } from "./cgroups.ts";
 import { hasLostCriu, removeCgroups } from "./runc.ts";
 
 /** A process that the system knows as runc, which collects no child. @param child what it has started, in the shell's words */

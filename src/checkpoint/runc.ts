@@ -5,7 +5,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { UmsError } from "../errors.ts";
-import { cgroupRoot } from "./freezer.ts";
+import { cgroupRoot, groupsOf } from "./cgroups.ts";
 
 export type Tools = Readonly<{
   /** runc, 1.1 or newer: the command that starts it. */
@@ -25,8 +25,9 @@ export type Tools = Readonly<{
  */
 export const criuSettings = "tcp-close\nskip-in-flight\nnetwork-lock skip\nghost-limit 1073741824\n";
 
-export async function writeCriuSettings(file: string): Promise<void> {
-  await writeFile(file, criuSettings);
+/** @param file of settings for a dump or a restore @param more of them, a line each */
+export async function writeCriuSettings(file: string, more: readonly string[] = []): Promise<void> {
+  await writeFile(file, criuSettings + more.map((line) => `${line}\n`).join(""));
 }
 
 /** The environment in which runc finds CRIU: 1.1 by PATH or --criu, 1.2 and newer by PATH alone. */
@@ -155,9 +156,6 @@ export async function removeCgroups(containerId: string): Promise<void> {
 
 /** A task that has been killed stays in its group until its memory is freed. */
 const emptyMs = 2_000;
-
-/** What a container's cgroups are called, and those below. The engine's own monitor may be in a group of the same name. */
-const groupsOf = (containerId: string) => new RegExp(`(?<!conmon)[/-]${containerId}(\\.scope)?(/|$)`, "m");
 
 async function ended(find: () => Promise<number[]>, { patienceMs }: { patienceMs: number }): Promise<void> {
   for (const startedAt = Date.now(); ; await sleep(20)) {

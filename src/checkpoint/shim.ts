@@ -5,6 +5,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { UmsError } from "../errors.ts";
+import { annotate, type OciBundle, readBundle } from "./bundle.ts";
+import { cgroupVersion, placeOf, version1Hierarchies } from "./cgroups.ts";
 import { breakOffRestore, hasLostCriu, killRestored, removeCgroups, writeCriuSettings } from "./runc.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
@@ -49,6 +51,35 @@ export async function waitForShim(name: string, { timeoutMs, signal }: { timeout
     if (await exists(file)) return readFile(file, "utf8");
   }
   throw new UmsError("SHIM_SILENT", "The container engine did not call UMS's runtime.");
+}
+
+/**
+ * Says into which groups the waiting container is to be restored, and what it is to see of them.
+ * On cgroup version 2 runc tells CRIU no group (1.1 to 1.4), and CRIU would make the source's again, of which neither the engine
+ * nor systemd knows. On version 1 it does, but has runc's own groups mounted for the container's, which are the whole machine's.
+ */
+export async function placeRestore(name: string, { bundle, oci }: { bundle: string; oci: OciBundle }): Promise<void> {
+  const { cgroupsPath } = oci.linux;
+  if (cgroupsPath === undefined) return;
+  const group = placeOf(cgroupsPath);
+  // The part before the colon names version 2: a hierarchy of version 1 that a machine has beside it stays as it is.
+  if ((await cgroupVersion()) === 2) return writeCriuSettings(settingsOf(name), [`cgroup-root :${group}`]);
+  const mounts = oci.mounts.filter(({ type }) => type === "cgroup");
+  const hierarchies = await version1Hierarchies();
+  const views = mounts.flatMap(({ destination }) =>
+    hierarchies.map((hierarchy) => `external mnt[${path.join(destination, path.basename(hierarchy))}]:${path.join(hierarchy, group)}`),
+  );
+  await writeCriuSettings(settingsOf(name), views);
+  // What runc asks for itself comes after the settings of CRIU's environment, and before those.
+  await annotate(bundle, criuAnnotation, settingsOf(name));
+}
+
+const criuAnnotation = "org.criu.config";
+
+/** Takes back what {@link placeRestore} has written into the bundle, where engines look for annotations of the service. */
+export async function endPlacing(name: string): Promise<void> {
+  const bundle = await readFile(path.join(directoryOf(name), "bundle"), "utf8");
+  if ((await readBundle(bundle)).annotations?.[criuAnnotation] === settingsOf(name)) await annotate(bundle, criuAnnotation, undefined);
 }
 
 /** Notes the network namespace that is held until the restored container's clients may come. */

@@ -4,7 +4,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { cgroupRoot, type Freezer, isGroupFrozen, killGroup, processesIn, setFrozen } from "./freezer.ts";
+import { cgroupRoot } from "./cgroups.ts";
+import { type Freezer, isGroupFrozen, killGroup, processesIn, setFrozen } from "./freezer.ts";
 import { freezeUnvisited } from "./visitors.ts";
 
 const descriptorsOf = (pid: number) => (existsSync(`/proc/${pid}/fd`) ? readdirSync(`/proc/${pid}/fd`) : []);

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { freezerOf, isFrozen, setFrozen } from "../checkpoint/freezer.ts";
+import { freezerOf, isGroupFrozen, setFrozen } from "../checkpoint/freezer.ts";
 import { type ContainerSpec } from "../protocol/container-spec.ts";
 import type { Container, ContainerEngine } from "./engine.ts";
 import { differences } from "./spec.ts";
@@ -168,10 +168,12 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
     const { engine } = subject;
     await withRunning(subject, {}, async ({ id, pid }) => {
       await engine.pause(id);
-      await setFrozen(await freezerOf(pid), false);
+      const freezer = await freezerOf({ pid, id });
+      assert.ok(freezer);
+      await setFrozen(freezer, false);
       await engine.unpause(id);
       assert.equal((await engine.find(id))?.state, "running");
-      assert.equal(await isFrozen(pid), false);
+      assert.equal(await isGroupFrozen(freezer), false);
     });
   },
 

@@ -1,7 +1,6 @@
 /** How large a service is, and whose. */
 import { readFile } from "node:fs/promises";
 import { execa } from "execa";
-import { processesOf } from "../checkpoint/freezer.ts";
 import { UmsError } from "../errors.ts";
 import { endWith, ownGroup, readingAll } from "../transfer/confined.ts";
 
@@ -37,9 +36,9 @@ async function total(directories: readonly string[], what: string, signal: Abort
   return Number(told);
 }
 
-/** uids of a container's processes, as the host sees them. */
-export async function uidsOf(pid: number): Promise<number[]> {
-  const statuses = await Promise.all((await processesOf(pid)).map((each) => readFile(`/proc/${each}/status`, "utf8").catch(() => "")));
+/** Whose processes they are, as the host sees it. */
+export async function uidsOf(pids: readonly number[]): Promise<number[]> {
+  const statuses = await Promise.all(pids.map((each) => readFile(`/proc/${each}/status`, "utf8").catch(() => "")));
   const uids = statuses.flatMap((status) => (/^Uid:\s+(.*)$/m.exec(status)?.[1] ?? "").split(/\s+/).filter(Boolean).map(Number));
   return [...new Set(uids)].toSorted((a, b) => a - b);
 }

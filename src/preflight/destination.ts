@@ -3,7 +3,7 @@ import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { access, readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { freezerOf } from "../checkpoint/freezer.ts";
+import { cgroupVersion } from "../checkpoint/cgroups.ts";
 import type { Accepting } from "../accept.ts";
 import type { ContainerEngine, Image } from "../container-engines/engine.ts";
 import type { ContainerSpec, PortMapping } from "../protocol/container-spec.ts";
@@ -198,7 +198,7 @@ export function missingBytes(wanted: Pick<Image, "layers" | "sizeBytes">, images
 
 /** Which controller each limit needs. */
 async function cgroupLimits({ limits }: ContainerSpec): Promise<CheckResult> {
-  const { version } = await freezerOf(process.pid);
+  const version = await cgroupVersion();
   const controllers =
     version === 2
       ? (await readFile("/sys/fs/cgroup/cgroup.controllers", "utf8").catch(() => "")).trim().split(" ")

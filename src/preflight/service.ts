@@ -86,7 +86,7 @@ async function volumeChecks(engine: ContainerEngine, container: Container): Prom
 
 async function processChecks(container: Container): Promise<CheckResult[]> {
   if (container.pid === 0 || container.state !== "running") return [];
-  const pids = await processesOf(container.pid).catch(() => []); // it ended this moment
+  const pids = await processesOf(container).catch(() => []); // it ended this moment
   const found = await heldResources({ init: container.pid, pids });
   return [
     check("io_uring", "IO_URING", found.ioUring),

@@ -2,7 +2,7 @@
 import { mkdir, mkdtemp, rmdir, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { release } from "node:os";
-import { freezerOf } from "../checkpoint/freezer.ts";
+import { freezerHierarchy } from "../checkpoint/cgroups.ts";
 import type { ContainerEngine } from "../container-engines/engine.ts";
 import { ask } from "../machine/ask.ts";
 import { isAtLeast } from "../machine/version.ts";
@@ -77,8 +77,9 @@ async function criu(file: string, signal: AbortSignal): Promise<Check[]> {
 async function cgroups(): Promise<Check> {
   const name = "cgroup freezer";
   try {
-    const { version, directory } = await freezerOf(process.pid);
-    const tried = path.join(directory, `ums-check-${process.pid}-${++cgroupCounter}`);
+    // At the top of what this process sees, as engines do: its own group may be in a namespace of its own.
+    const { version, mountPoint } = await freezerHierarchy();
+    const tried = path.join(mountPoint, `ums-check-${process.pid}-${++cgroupCounter}`);
     await mkdir(tried);
     try {
       await stat(path.join(tried, version === 1 ? "freezer.state" : "cgroup.freeze"));

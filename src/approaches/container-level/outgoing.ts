@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { freezerOf, isFrozen, isKilled, memoryBytes } from "../../checkpoint/freezer.ts";
+import { freezerOf, isGroupFrozen, isKilled, memoryOf, processesOf } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../checkpoint/visitors.ts";
@@ -109,7 +109,8 @@ export function createOutgoing(
   /** Whoever thawed it by hand made it live on: then what was dumped is old. One that was killed lives on at the destination alone. */
   async function expectFrozen(): Promise<void> {
     const { container } = known();
-    if (!(await isFrozen(container.pid).catch(() => true)))
+    const freezer = await freezerOf(container);
+    if (freezer && !(await isGroupFrozen(freezer)) && (await freezerOf(container)))
       throw new UmsError("THAWED", `Container ${container.name} was thawed while it moved.`);
   }
 
@@ -147,7 +148,9 @@ export function createOutgoing(
         await data.flush(limits.transferMs);
         const { container, forwarding } = known();
         if (forwarding) await makeWaitingPlace(forwarding);
-        parts.facts.setImageDirectory(await makeImageDirectory(parts.imageDirectories, plan.id, await memoryBytes(container.pid)));
+        parts.facts.setImageDirectory(
+          await makeImageDirectory(parts.imageDirectories, plan.id, await memoryOf(await processesOf(container))),
+        );
       },
       async discard() {
         const { forwarding } = known();
@@ -176,7 +179,9 @@ export function createOutgoing(
       const { container } = known();
       await parts.marks.set(container.id);
       await engine.pause(container.id);
-      await freezeUnvisited([{ pid: container.pid, freezer: await freezerOf(container.pid) }]);
+      const freezer = await freezerOf(container);
+      if (!freezer) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${container.name} has ended.`);
+      await freezeUnvisited([{ pid: container.pid, freezer }]);
     },
     async thaw() {
       const { container } = known();
@@ -190,7 +195,7 @@ export function createOutgoing(
       const { container } = known();
       // Whoever removed it wants it gone.
       if (!(await engine.find(container.id))) return false;
-      return await isKilled(container.pid, (group) => group.includes(container.id));
+      return await isKilled(container);
     },
 
     async transfer(_plan, signal) {

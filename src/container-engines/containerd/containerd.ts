@@ -50,8 +50,8 @@ export async function findTask(id: string, places: readonly ContainerdPlaces[] =
     const pid = Number(await readFile(path.join(bundle, "init.pid"), "utf8").catch(unlessGone)) || 0;
     // Other runtimes have bundles too, but no state of runc's.
     if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
-    const freezer = await freezerOf(pid).catch(unlessGone);
-    if (!freezer || !freezer.directory.includes(id)) continue; // it has ended, and its process id may be another's
+    const freezer = await freezerOf({ pid, id });
+    if (!freezer) continue; // it has ended, and its process id may be another's
     const { mounts, linux, annotations } = await readBundle(bundle);
     const network = linux.namespaces.find(({ type }) => type === "network")?.path;
     const shm = mounts.find(({ destination, source }) => destination === "/dev/shm" && path.isAbsolute(source))?.source;

@@ -3,7 +3,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
-import { freezerOf, killFrozen, setFrozen } from "../../checkpoint/freezer.ts";
+import { freezerOf, killGroup, setFrozen } from "../../checkpoint/freezer.ts";
 import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
 import { createPodmanApi, PodmanError } from "./api.ts";
@@ -143,7 +143,7 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
     async unpause(id) {
       const container = await engine.find(id);
       // runc resumes nothing that isn't frozen, and a CRIU that was killed in the middle of a dump has left it thawed.
-      const freezer = container?.state === "paused" ? await freezerOf(container.pid).catch(() => undefined) : undefined;
+      const freezer = container?.state === "paused" ? await freezerOf(container) : undefined;
       if (freezer) await setFrozen(freezer, true);
       try {
         await api.call({ method: "POST", path: `/containers/${id}/unpause` });
@@ -180,7 +180,8 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
       const container = await engine.find(id);
       if (!container) return;
       // `rm` thaws before it kills, and what runs in between is a second copy: so kill first, while frozen.
-      if (container.pid > 0) await killFrozen(container.pid);
+      const freezer = await freezerOf(container);
+      if (freezer) await killGroup(freezer);
       for (let attempt = 0; ; attempt++) {
         try {
           await unlessMissing(api.call({ method: "DELETE", path: `/containers/${id}?force=true&timeout=0&v=true`, timeoutMs: 60_000 }));

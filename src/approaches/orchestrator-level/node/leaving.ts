@@ -6,17 +6,7 @@ import path from "node:path";
 import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { readLaunch } from "../../../checkpoint/bundle.ts";
-import {
-  freezerOf,
-  isFrozen,
-  isKilled,
-  killGroup,
-  memoryBytes,
-  memoryIn,
-  parentOf,
-  processesIn,
-  setFrozen,
-} from "../../../checkpoint/freezer.ts";
+import { freezerOf, isGroupFrozen, isKilled, killGroup, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
@@ -188,10 +178,10 @@ export function createLeaving(parts: LeavingParts): Leaving {
         ...(pod.shm === undefined ? [] : [pod.shm]),
       ];
       const [memory, fileBytes, machine, uids, held, launches, abilities] = await Promise.all([
-        Promise.all(pod.containers.map(({ pid }) => memoryBytes(pid))),
+        Promise.all(pod.containers.map(({ freezer }) => memoryIn(freezer))),
         diskUsage(directories, signal),
         machineMeasures(),
-        Promise.all(pod.containers.map(({ pid }) => uidsOf(pid))),
+        Promise.all(pod.containers.map(async ({ freezer }) => uidsOf(await processesIn(freezer)))),
         Promise.all(pod.containers.map(async ({ pid, freezer }) => heldResources({ init: pid, pids: await processesIn(freezer) }))),
         Promise.all([...bundles].map(async ([name, bundle]) => [name, await readLaunch(bundle)] as const)),
         parts.check(signal),
@@ -260,14 +250,14 @@ export function createLeaving(parts: LeavingParts): Leaving {
     },
 
     async expectFrozen(pod) {
-      for (const { name, pid, freezer } of pod.containers) {
-        const there = (await freezerOf(pid).catch(() => undefined))?.directory === freezer.directory;
-        if (there && !(await isFrozen(pid))) throw new UmsError("THAWED", `Container ${name} was thawed while it moved.`);
+      for (const { name, pid, id, freezer } of pod.containers) {
+        if (!(await isGroupFrozen(freezer)) && (await freezerOf({ pid, id })))
+          throw new UmsError("THAWED", `Container ${name} was thawed while it moved.`);
       }
     },
 
     async isLost({ containers }) {
-      return (await Promise.all(containers.map(isDoomed))).some(Boolean);
+      return (await Promise.all(containers.map(isKilled))).some(Boolean);
     },
 
     async transfer(id, leaving, signal) {
@@ -320,13 +310,11 @@ export function createLeaving(parts: LeavingParts): Leaving {
  */
 async function expectDoomed(pod: PodOnNode): Promise<void> {
   for (const until = Date.now() + doomMs; ; await sleep(50)) {
-    const doomed = await Promise.all(pod.containers.map(isDoomed));
+    const doomed = await Promise.all(pod.containers.map(isKilled));
     if (doomed.every(Boolean)) return;
     if (Date.now() > until) throw new UmsError("TIMED_OUT", "The kubelet has not ended the frozen copy yet.");
   }
 }
-
-const isDoomed = ({ pid, freezer }: PodOnNode["containers"][number]) => isKilled(pid, (directory) => directory === freezer.directory);
 
 const ignore = () => undefined;
 

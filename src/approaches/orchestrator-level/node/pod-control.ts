@@ -1,5 +1,5 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
-import { freezerOf, isFrozen, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
+import { freezerOf, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
 import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { UmsError } from "../../../errors.ts";
@@ -35,10 +35,10 @@ export type PodControl = Readonly<{
 export function createPodControl(tools: Tools): PodControl {
   return {
     async expectUntouched({ network, containers }) {
-      for (const { name, pid, freezer } of containers) {
-        if ((await freezerOf(pid).catch(() => undefined))?.directory !== freezer.directory)
-          throw new UmsError("SERVICE_NOT_RUNNING", `Container ${name} has ended.`);
-        if (await isFrozen(pid)) throw new UmsError("ALREADY_MIGRATING", `Container ${name} is frozen: by a migration, or by somebody.`);
+      for (const { name, pid, id, freezer } of containers) {
+        if (!(await freezerOf({ pid, id }))) throw new UmsError("SERVICE_NOT_RUNNING", `Container ${name} has ended.`);
+        if (await isGroupFrozen(freezer))
+          throw new UmsError("ALREADY_MIGRATING", `Container ${name} is frozen: by a migration, or by somebody.`);
       }
       if (await isNamespaceHeld(network)) throw new UmsError("ALREADY_MIGRATING", "The pod's network is held by a migration.");
     },
