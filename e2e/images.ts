@@ -57,11 +57,14 @@ export async function imageLayout(name: ImageName): Promise<string> {
 /** Gives a host the image, as if it had been pulled. */
 export async function loadImage(host: Host, name: ImageName = "redis"): Promise<string> {
   await buildImages([name]);
-  // By a path of the machine, which hosts see as they see its /usr. Podman names the image after that path.
+  // By a path of the machine, which hosts see as they see its /usr.
   const { stdout } = await host.podman(["pull", "--quiet", `oci:${layoutOf(name)}`]);
   const id = stdout.trim();
   await host.podman(["tag", id, imageReference(name)]);
-  await host.podman(["untag", id, `localhost${layoutOf(name)}`]);
+  // Podman 4 has named it after that path, and Podman 5 has not.
+  const { stdout: names } = await host.podman(["image", "inspect", "--format", '{{join .RepoTags "\\n"}}', id]);
+  const given = `localhost${layoutOf(name)}`;
+  if (names.split("\n").some((each) => each.startsWith(given))) await host.podman(["untag", id, given]);
   return imageReference(name);
 }
 

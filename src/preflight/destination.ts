@@ -207,8 +207,8 @@ async function cgroupLimits({ limits }: ContainerSpec): Promise<CheckResult> {
   const wanted: [boolean, boolean, string][] = [
     [limits.memoryBytes > 0 || limits.memoryReservationBytes > 0, has("memory"), "memory"],
     [limits.memorySwapBytes > 0, has("memory"), "swap"],
-    [limits.memorySwappiness >= 0, version === 1, "swappiness, which cgroup version 2 lacks"],
-    [limits.oomKillDisable, version === 1, "an OOM killer that is off, which cgroup version 2 lacks"],
+    [limits.memorySwappiness >= 0, version === 1, "swappiness, which cgroup version 2 lacks,"],
+    [limits.oomKillDisable, version === 1, "an OOM killer that is off, which cgroup version 2 lacks,"],
     [limits.cpuShares > 0 || limits.cpuQuota > 0, has("cpu"), "CPU time"],
     [limits.cpusetCpus !== "" || limits.cpusetMems !== "", has("cpuset"), "CPU sets"],
     [limits.pids > 0, has("pids"), "the number of processes"],

@@ -138,11 +138,11 @@ const ownAnnotation =
 /** Environment that Podman sets by itself; HOSTNAME follows the container's id unless a hostname was given. */
 const generatedHostname = (inspect: Inspect) => inspect.Config.Hostname === inspect.Id.slice(0, 12);
 
-/** @param running what inspect does not show, of a container that has been started */
+/** @param running what inspect does not show, of a container that has been started, and of the host */
 export function describe(
   inspect: Inspect,
   image: ImageConfig,
-  { oci, shmDirectory }: { oci: OciConfig; shmDirectory: string | undefined },
+  { oci, shmDirectory, cgroupVersion }: { oci: OciConfig; shmDirectory: string | undefined; cgroupVersion: 1 | 2 },
 ): Container {
   const { Config: config, HostConfig: host } = inspect;
   const mounts = inspect.Mounts ?? [];
@@ -205,7 +205,8 @@ export function describe(
       memoryBytes: host.Memory,
       memorySwapBytes: host.MemorySwap,
       memoryReservationBytes: host.MemoryReservation,
-      memorySwappiness: host.MemorySwappiness,
+      // Version 2 has none, and Podman shows 0 there where no limit of memory is set.
+      memorySwappiness: cgroupVersion === 2 ? -1 : host.MemorySwappiness,
       oomKillDisable: host.OomKillDisable,
       cpuShares: host.CpuShares,
       cpuPeriod: host.CpuPeriod,

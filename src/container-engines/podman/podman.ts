@@ -3,6 +3,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
+import { cgroupVersion } from "../../checkpoint/cgroups.ts";
 import { freezerOf, killGroup, setFrozen } from "../../checkpoint/freezer.ts";
 import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
@@ -129,7 +130,7 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
         (text) => JSON.parse(text) as OciConfig,
         (): OciConfig => ({}), // not there before the first start
       );
-      return describe(inspect, image?.Config ?? {}, { oci, shmDirectory: await shmOf(oci) });
+      return describe(inspect, image?.Config ?? {}, { oci, shmDirectory: await shmOf(oci), cgroupVersion: await cgroupVersion() });
     },
 
     async pause(id) {
@@ -218,11 +219,12 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
     },
 
     async loadImage(image, directory, { mark, signal }) {
-      // Podman names an image that it loads after the path, and a name has no capital letters: only the last part of it, then.
+      // Podman 4 names an image that it loads after the path, and a name has no capital letters: only the last part of it, then.
       const { stdout } = await cli(["load", "--quiet", "--input", path.basename(directory)], signal, path.dirname(directory));
       const given = /^Loaded image: (\S+)/m.exec(stdout)?.[1];
       await cli(["tag", image.id, mark], signal);
-      if (given !== undefined) await cli(["untag", image.id, given], signal);
+      // Podman 5 gives it no name, and tells its id.
+      if (given !== undefined && !given.startsWith("sha256:")) await cli(["untag", image.id, given], signal);
     },
 
     async nameImage(id, name) {
