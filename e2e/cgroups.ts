@@ -14,16 +14,18 @@ export function machineCgroupVersion(): 1 | 2 {
 /** This process's own groups: hosts live below them, so that limits set on the runner hold for them too. */
 export function ownCgroups(version: 1 | 2): string[] {
   const own = readFileSync("/proc/self/cgroup", "utf8").trim().split("\n");
-  if (version === 2) {
-    const unified = existsSync(join(cgroupRoot, "unified")) ? join(cgroupRoot, "unified") : cgroupRoot;
-    // Not below its own: a v2 group that has processes cannot give controllers to its children.
-    return [unified];
-  }
+  // Not below its own: a v2 group that has processes cannot give controllers to its children.
+  if (version === 2) return [unifiedRoot()];
   return own.flatMap((line) => {
     const [, controllers = "", group = "/"] = line.split(":");
     const directory = join(cgroupRoot, controllers.replace(/^name=/, ""));
     return controllers !== "" && existsSync(directory) ? [join(directory, group)] : [];
   });
+}
+
+/** Where the machine's tree of version 2 is, of which a hybrid one has v1 beside it. */
+export function unifiedRoot(): string {
+  return existsSync(join(cgroupRoot, "unified")) ? join(cgroupRoot, "unified") : cgroupRoot;
 }
 
 export function makeCgroup(cgroup: string): void {
@@ -44,9 +46,19 @@ export function makeCgroup(cgroup: string): void {
 }
 
 export function inCgroups(cgroups: readonly string[]): string[] {
-  const join = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec "$@"';
+  const join = 'set -e; while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec "$@"';
   return ["sh", "-c", join, "sh", ...cgroups, "--"];
 }
+
+/** What follows has a cgroup namespace with these groups as its roots. A v2 group that has processes can't give controllers to its children, so it lives in {@link initOf}. */
+export function asCgroupRoots(cgroups: readonly string[], version: 1 | 2): string[] {
+  const enabled = 'for controller in $(cat "$1/cgroup.controllers"); do echo "+$controller" >"$1/cgroup.subtree_control"; done';
+  const init = `set -e; while [ "$1" != -- ]; do mkdir -p "$1/init"; echo 0 >"$1/init/cgroup.procs"; ${enabled}; shift; done; shift; exec "$@"`;
+  return [...inCgroups(cgroups), "unshare", "--cgroup", ...(version === 1 ? [] : ["sh", "-c", init, "sh", ...cgroups, "--"])];
+}
+
+/** Where the processes of {@link asCgroupRoots} are. */
+export const initOf = (cgroup: string, version: 1 | 2) => (version === 1 ? cgroup : join(cgroup, "init"));
 
 function withDescendants(cgroup: string): string[] {
   return [...walk(cgroup, "directories").map((name) => join(cgroup, name)), ...(existsSync(cgroup) ? [cgroup] : [])];

@@ -5,10 +5,11 @@
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
+import { unifiedRoot } from "./cgroups.ts";
 import { type LoadClient, startClient } from "./client.ts";
 import { type Host, type Inventory, inventoryChanges } from "./hosts.ts";
 import type { RunningProcess } from "./place.ts";
@@ -466,8 +467,11 @@ function serviceGroups(host: Host, controller: string): string[] {
   }
   const groups = (read(`/proc/${init}/cgroup`) ?? "").split("\n").map((line) => line.split(":"));
   const version1 = groups.find(([, controllers = ""]) => controllers === controller)?.[2];
-  const version2 = groups.find(([number]) => number === "0")?.[2]?.replace(/\/init$/, "");
-  const parent = join("/sys/fs/cgroup", version1 === undefined ? (version2 ?? "") : join(controller, version1), "libpod_parent");
+  const version2 = groups.find(([number]) => number === "0")?.[2] ?? "/";
+  // A machine may have both, and then a host's own processes are at the top of the one that it does not use.
+  const own =
+    version1 === undefined || version1 === "/" ? join(unifiedRoot(), dirname(version2)) : join("/sys/fs/cgroup", controller, version1);
+  const parent = join(own, "libpod_parent");
   return list(parent)
     .filter((name) => /^libpod-[0-9a-f]+$/.test(name))
     .map((name) => join(parent, name));

@@ -33,6 +33,18 @@ test("a host sees its own processes, name, network and cgroups only", async () =
   expect(stdout).toContain("catatonit");
 });
 
+test("on cgroup version 2 a host is a machine of its own, too: its own processes are in a group below its top", async () => {
+  await using others = await createHosts({ cgroupVersion: 2 });
+  const [host] = others.hosts;
+  expect((await host.exec(["grep", "^0:", "/proc/self/cgroup", "/proc/1/cgroup"])).stdout.match(/0::.*/g)).toEqual([
+    "0::/init",
+    "0::/init",
+  ]);
+  expect((await host.exec(["cat", "/sys/fs/cgroup/cgroup.subtree_control", "/sys/fs/cgroup/cgroup.procs"])).stdout).toBe(
+    (await host.exec(["cat", "/sys/fs/cgroup/cgroup.controllers"])).stdout,
+  );
+});
+
 test("a command that takes too long ends with what it started", async () => {
   const result = await a.exec(["sh", "-c", "sleep 77; true"], { timeoutMs: 200, reject: false });
   expect(result).toMatchObject({ timedOut: true, exitCode: undefined });

@@ -1,7 +1,7 @@
 /** What a test host and a node of a test cluster are: namespaces and cgroups of their own, with an init that ends with the test runner. */
 import { type ChildProcess } from "node:child_process";
 import { join } from "node:path";
-import { inCgroups, killCgroups, makeCgroup, removeCgroups } from "./cgroups.ts";
+import { asCgroupRoots, inCgroups, initOf, killCgroups, makeCgroup, removeCgroups } from "./cgroups.ts";
 import { end, firstLine, type Place, placeAt, spawnTied } from "./place.ts";
 
 export type Machine = Readonly<{
@@ -34,10 +34,8 @@ export function createMachine({
     if (!init) throw new Error(`${name} is off`);
     return init.pid;
   };
-  // A v2 group that has processes cannot give controllers to its children, so the machine's own live in one of these.
-  const entered = cgroupVersion === 1 ? cgroups : cgroups.map((cgroup) => join(cgroup, "init"));
   const enter = () => [
-    ...inCgroups(entered),
+    ...inCgroups(cgroups.map((cgroup) => initOf(cgroup, cgroupVersion))),
     "nsenter",
     `--target=${initPid()}`,
     ...["mount", "uts", "ipc", "net", "pid", "cgroup"].map((namespace) => `--${namespace}`),
@@ -54,12 +52,9 @@ export function createMachine({
     path: (inside) => `/proc/${initPid()}/root${inside}`,
     async powerOn([script, ...args]) {
       if (init) throw new Error(`${name} is on already`);
-      for (const cgroup of entered) makeCgroup(cgroup);
+      for (const cgroup of cgroups) makeCgroup(cgroup);
       const process = spawnTied([
-        ...inCgroups(cgroups),
-        "unshare",
-        "--cgroup",
-        ...inCgroups(entered),
+        ...asCgroupRoots(cgroups, cgroupVersion),
         "unshare",
         ...["mount", "uts", "net", "ipc", "pid"].map((namespace) => `--${namespace}`),
         "--fork",

@@ -111,6 +111,18 @@ test("every setting of a container is carried to its twin", async () => {
       // Podman hides some files of /proc behind /dev/null; with which options doesn't matter.
       .filter((mount) => !mount.startsWith("/proc/"))
       .toSorted(),
+    // The container's own, of each hierarchy, and nothing of the host's.
+    groups: (await inside(site, "cat /proc/self/mountinfo"))
+      .split("\n")
+      .filter((line) => / - cgroup2? /.test(line))
+      .map((line) =>
+        line
+          .split(" ")
+          .slice(3, 5)
+          .join(" ")
+          .replace(/[0-9a-f]{64}/, "ID"),
+      )
+      .toSorted(),
     hosts: (await inside(site, "cat /etc/hosts")).split("\n").filter((line) => !line.includes("twin")),
   });
   await expect.poll(() => inside(a, "cat /scratch/file /dev/shm/arguments")).toContain("two words");

@@ -19,6 +19,8 @@ export type Subject = Readonly<{
   network: string;
   /** The label in which a container's unit is named. */
   unitLabel: string;
+  /** Whether a limit of processes can be set where the engine runs. */
+  hasPids: boolean;
 }>;
 
 const migration = "0123456789ab";
@@ -274,7 +276,7 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
   },
 };
 
-async function specOf({ engine, image, network }: Subject, more: Partial<ContainerSpec> = {}): Promise<ContainerSpec> {
+async function specOf({ engine, image, network, hasPids }: Subject, more: Partial<ContainerSpec> = {}): Promise<ContainerSpec> {
   const found = await engine.findImage(image);
   assert.ok(found);
   return {
@@ -308,7 +310,7 @@ async function specOf({ engine, image, network }: Subject, more: Partial<Contain
       cpuQuota: 0,
       cpusetCpus: "",
       cpusetMems: "",
-      pids: 100,
+      pids: hasPids ? 100 : 0,
       blkioWeight: 0,
     },
     oomScoreAdj: 0,
