@@ -26,7 +26,7 @@ const sizes = values.memory.split(",").map(Number);
 const links = values.links.split(",").map((link) => (link === "unshaped" ? undefined : Number(link)));
 const chosen = values.subjects.split(",").map((name) => [name, (subjects as Record<string, Subject>)[name]] as const);
 
-await setUp({ benchmark: true });
+await setUp({ purpose: "benchmark" });
 await buildImages(["redis", "services"]);
 const results: Result[] = [];
 const idleMiB: number[] = [];

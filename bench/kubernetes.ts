@@ -24,7 +24,7 @@ const { values } = parseArgs({
   },
 });
 
-await setUp({ benchmark: true });
+await setUp({ purpose: "benchmark" });
 const results: Result[] = [];
 {
   await using clusters = await createClusterSites({ images: [await redisImage()] });

@@ -26,6 +26,13 @@ const benchmarkPrograms: readonly Program[] = [
   { name: "socat", package: "socat" },
   { name: "redis-cli", package: "redis-tools" },
 ];
+/** What tests call besides. Where it is there, Podman makes new containers with it unless told otherwise: no host gets it from here. */
+const testPrograms: readonly Program[] = [{ name: "crun", package: "crun" }];
+const extra = { benchmark: benchmarkPrograms, tests: testPrograms, none: [] };
+
+/** What a machine is set up for, beside UMS itself. */
+export type Purpose = keyof typeof extra;
+
 /** A compiler alone has no headers to compile with. */
 const companions: Readonly<Record<string, readonly string[]>> = {
   gcc: ["libc6-dev"],
@@ -35,11 +42,11 @@ const companions: Readonly<Record<string, readonly string[]>> = {
 
 /**
  * Installs what is missing.
- * @param options.benchmark with what a benchmark needs
+ * @param options.purpose with what that needs besides
  * @returns what was done, and the versions of those that have a minimum
  */
-export async function setUpPrograms({ benchmark }: { benchmark: boolean }): Promise<{ done: string[]; versions: Record<string, string> }> {
-  const wanted = [...programs, ...(benchmark ? benchmarkPrograms : [])];
+export async function setUpPrograms({ purpose }: { purpose: Purpose }): Promise<{ done: string[]; versions: Record<string, string> }> {
+  const wanted = [...programs, ...extra[purpose]];
   const missing = await installMissing(wanted);
   const dated = programs.filter(({ minimum }) => minimum !== undefined);
   const versions = Object.fromEntries(

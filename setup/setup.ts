@@ -9,35 +9,29 @@ import { fileURLToPath } from "node:url";
 import { execa } from "execa";
 import { bundle } from "./bundle.ts";
 import { setUpCriu, writeIfChanged } from "./criu.ts";
-import { setUpPrograms } from "./programs.ts";
+import { type Purpose, setUpPrograms } from "./programs.ts";
 
 const checkout = resolve(import.meta.dirname, "..");
 const installed = "/opt/ums";
 
 /**
  * Sets the machine up, one process at a time; prints a line for each thing done.
- * @param options.benchmark with what a benchmark needs besides
+ * @param options.purpose with what that needs besides
  */
-export async function setUp({ benchmark = false }: { benchmark?: boolean } = {}): Promise<void> {
+export async function setUp({ purpose = "none" }: { purpose?: Purpose } = {}): Promise<void> {
   await mkdir(installed, { recursive: true });
   // The kernel drops this lock with its holder, however that ends.
-  const command = [
-    join(installed, "setup.lock"),
-    process.execPath,
-    fileURLToPath(import.meta.url),
-    "--locked",
-    ...(benchmark ? ["--benchmark"] : []),
-  ];
+  const command = [join(installed, "setup.lock"), process.execPath, fileURLToPath(import.meta.url), "--locked", purpose];
   const { failed } = await execa("flock", command, { stdio: ["ignore", "inherit", "inherit"], timeout: 10 * 60_000, reject: false });
   if (failed) throw new Error("The set-up failed; see above.");
 }
 
-async function setUpLocked({ benchmark }: { benchmark: boolean }): Promise<void> {
+async function setUpLocked({ purpose }: { purpose: Purpose }): Promise<void> {
   if (process.getuid?.() !== 0) throw new Error("Set-up needs root: it installs packages and writes /opt/ums.");
   const say = (done: readonly string[]) => {
     for (const line of done) console.log(line);
   };
-  const programs = await setUpPrograms({ benchmark });
+  const programs = await setUpPrograms({ purpose });
   say(programs.done);
   const criu = await setUpCriu();
   say(criu.done);
@@ -53,6 +47,6 @@ async function setUpLocked({ benchmark }: { benchmark: boolean }): Promise<void>
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  if (process.argv[2] === "--locked") await setUpLocked({ benchmark: process.argv[3] === "--benchmark" });
+  if (process.argv[2] === "--locked") await setUpLocked({ purpose: process.argv[3] as Purpose });
   else await setUp();
 }

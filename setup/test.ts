@@ -52,7 +52,7 @@ async function run(name: string, projects: readonly string[], directory: string)
   };
 }
 
-await setUp();
+await setUp({ purpose: "tests" });
 await providePackageParts();
 await buildImages(["redis", "services"]);
 await prepareClusters();

@@ -16,7 +16,7 @@ import { createLeaving } from "../approaches/orchestrator-level/node/leaving.ts"
 import { createPlaces } from "../approaches/orchestrator-level/node/places.ts";
 import { createPodControl } from "../approaches/orchestrator-level/node/pod-control.ts";
 import { createSnapshots } from "../approaches/orchestrator-level/node/snapshots.ts";
-import type { Tools } from "../checkpoint/runc.ts";
+import type { Criu } from "../checkpoint/dump.ts";
 import {
   clusterLimits,
   type ClusterSettings,
@@ -227,15 +227,15 @@ export async function runInterface(part: Part): Promise<void> {
     openData: (target: DataTarget, migrationId: string, waiting: AbortSignal) =>
       openDataConnection(trust, target, { migrationId, signal: waiting }),
   };
-  const tools: Tools = { runc: [...onNode, "runc"], criu };
+  const dumping: Criu = [...onNode, criu];
   const snapshots = createSnapshots({
     ...common,
-    control: createPodControl(tools),
+    control: createPodControl(dumping),
     root: snapshotRoot,
     log,
   });
   const places = createPlaces(common);
-  const leaving = snapshots.apartFrom(createLeaving({ ...common, places, tools, log }));
+  const leaving = snapshots.apartFrom(createLeaving({ ...common, places, criu: dumping, log }));
   const arriving = createArriving({
     imageDirectories,
     stagingDirectories: nodeDirectories.staging,

@@ -12,6 +12,8 @@ export type OciBundle = {
   linux: {
     namespaces: { type: string; path?: string }[];
     cgroupsPath?: string;
+    maskedPaths?: string[];
+    devices?: { path: string }[];
     resources?: { memory?: { limit?: number }; cpu?: { shares?: number; quota?: number; period?: number } };
   };
   mounts: { type?: string; destination: string; source: string; options?: string[] }[];
@@ -48,7 +50,8 @@ export async function readLaunch(bundle: string): Promise<Launch> {
   };
 }
 
-const isBind = ({ type, source, options = [] }: OciBundle["mounts"][number]) =>
+/** Whether a mount shows something of the node's. */
+export const isBind = ({ type, source, options = [] }: OciBundle["mounts"][number]) =>
   (type === "bind" || options.includes("bind") || options.includes("rbind")) && path.isAbsolute(source);
 
 /**

@@ -1,18 +1,11 @@
-/** A dump beneath the container engine, by runc and CRIU on the engine's own container id. */
+/** What dumps and restores have in common: CRIU's settings, its log, and the end of whatever works on one. */
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { execa, ExecaError } from "execa";
+import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import { cgroupRoot, groupsOf } from "./cgroups.ts";
-
-export type Tools = Readonly<{
-  /** runc, 1.1 or newer: the command that starts it. */
-  runc: readonly [string, ...string[]];
-  /** CRIU, 4.2.1 or newer: a path. */
-  criu: string;
-}>;
 
 /**
  * CRIU's settings on both sides.
@@ -30,54 +23,8 @@ export async function writeCriuSettings(file: string, more: readonly string[] = 
   await writeFile(file, criuSettings + more.map((line) => `${line}\n`).join(""));
 }
 
-/** The environment in which runc finds CRIU: 1.1 by PATH or --criu, 1.2 and newer by PATH alone. */
-const toolEnvironment = ({ criu }: Tools) => ({
-  PATH: `${path.dirname(criu)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
-});
-
-/**
- * Dumps a frozen container and leaves it frozen and whole. Takes no signal: a CRIU that is killed in the middle leaves its
- * own code in the service's tasks to find their way back, so whoever gives up waits for its end ({@link dumpEnded}).
- * @throws UmsError DUMP_FAILED with CRIU's own first error
- */
-export async function dump(
-  tools: Tools,
-  {
-    containerId,
-    imageDirectory,
-    workDirectory,
-    timeoutMs,
-    runcRoot,
-  }: {
-    containerId: string;
-    imageDirectory: string;
-    workDirectory: string;
-    timeoutMs: number;
-    /** Where runc has the container's state, if not at its default place. */
-    runcRoot?: string;
-  },
-): Promise<void> {
-  await mkdir(workDirectory, { recursive: true, mode: 0o700 });
-  const settings = settingsIn(workDirectory);
-  await writeCriuSettings(settings);
-  try {
-    const [command, ...prefix] = tools.runc;
-    const root = runcRoot === undefined ? [] : ["--root", runcRoot];
-    const places = ["--image-path", imageDirectory, "--work-path", workDirectory];
-    await execa(command, [...prefix, ...root, "checkpoint", "--leave-running", "--file-locks", ...places, containerId], {
-      env: { ...toolEnvironment(tools), CRIU_CONFIG_FILE: settings },
-      extendEnv: false,
-      stdin: "ignore",
-      timeout: timeoutMs,
-      forceKillAfterDelay: 2000,
-    });
-  } catch (cause) {
-    const reason = (await criuError(path.join(workDirectory, "dump.log"))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
-    throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason ?? String(cause)}`, { cause });
-  }
-}
-
-const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.conf");
+/** Where a dump has them; by this path {@link dumpEnded} finds who works on it. */
+export const settingsIn = (workDirectory: string) => path.join(workDirectory, "criu.conf");
 
 /**
  * Resolves when no runc or CRIU works on this dump any more; one that takes too long is killed. Must come before the

@@ -7,6 +7,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { freezerOf, isGroupFrozen, setFrozen } from "../checkpoint/freezer.ts";
+import { readRuntimeState } from "../checkpoint/runtime-state.ts";
 import { type ContainerSpec } from "../protocol/container-spec.ts";
 import type { Container, ContainerEngine } from "./engine.ts";
 import { differences } from "./spec.ts";
@@ -122,9 +123,15 @@ export const contract: Readonly<Record<string, (subject: Subject) => Promise<voi
     });
   },
 
-  async "tells where runc and the host have what a running container is made of"(subject) {
-    await withRunning(subject, {}, async ({ id, pid, runcRoot = "", shmDirectory = "", unit }) => {
-      await stat(path.join(runcRoot, id, "state.json"));
+  async "tells where its runtime and the host have what a running container is made of"(subject) {
+    await withRunning(subject, {}, async ({ id, pid, stateRoot, ociConfigPath, shmDirectory = "", unit }) => {
+      const state = await readRuntimeState(id, stateRoot);
+      assert.equal(state.pid, pid);
+      assert.equal(path.join(state.bundle, "config.json"), ociConfigPath);
+      assert.deepEqual(
+        state.descriptors.map((each) => each.replace(/\d+/, "N")),
+        ["/dev/null", "pipe:[N]", "pipe:[N]"],
+      );
       await writeFile(`/proc/${pid}/root/dev/shm/from-inside`, "");
       await stat(path.join(shmDirectory, "from-inside"));
       assert.equal(unit, undefined);

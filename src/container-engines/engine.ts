@@ -20,8 +20,8 @@ export type Container = Readonly<{
   changesDirectory: string;
   /** Path of the network namespace; empty when none is there yet. */
   networkNamespace: string;
-  /** Where runc has its state; absent where another runtime has made it. */
-  runcRoot?: string;
+  /** Where its runtime has the state of its containers; absent where that is none whose state UMS can read. */
+  stateRoot?: string;
   /** The host's path of its /dev/shm; absent where that is no mount of its own, or not there yet. */
   shmDirectory?: string;
   /** The service manager's unit that it belongs to. */

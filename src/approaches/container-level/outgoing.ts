@@ -4,7 +4,8 @@ import { mkdir, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { freezerOf, isGroupFrozen, isKilled, memoryOf, processesOf } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
-import { dump, dumpEnded, removeImages, type Tools } from "../../checkpoint/runc.ts";
+import { type Criu, dump } from "../../checkpoint/dump.ts";
+import { dumpEnded, removeImages } from "../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../checkpoint/visitors.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";
@@ -46,7 +47,7 @@ export type SourceFacts = Readonly<{
 
 export type OutgoingParts = Readonly<{
   engine: ContainerEngine;
-  tools: Tools;
+  criu: Criu;
   marks: Marks;
   peer: PeerClient;
   imageDirectories: readonly string[];
@@ -201,9 +202,9 @@ export function createOutgoing(
     async transfer(_plan, signal) {
       const data = await connect(signal);
       const { container, forwarding } = known();
+      const { id: containerId, stateRoot } = container;
       const imageDirectory = parts.facts.imageDirectory();
       if (imageDirectory === undefined) throw new UmsError("INTERNAL", "There is no directory for the memory image.");
-      const runcRoot = container.runcRoot === undefined ? {} : { runcRoot: container.runcRoot };
       const { early, late } = await trees();
       const forgotten = forwarding && forgetDatagrams(forwarding);
       forgotten?.catch(() => undefined); // met below
@@ -212,8 +213,7 @@ export function createOutgoing(
           containers: [
             {
               imageDirectory,
-              dump: () =>
-                dump(parts.tools, { containerId: container.id, ...runcRoot, imageDirectory, workDirectory, timeoutMs: limits.transferMs }),
+              dump: () => dump(parts.criu, { containerId, stateRoot, imageDirectory, workDirectory, timeoutMs: limits.transferMs }),
             },
           ],
           trees: [...early, ...late],

@@ -12,7 +12,6 @@ import { checkThere } from "../../approaches/destination.ts";
 import { placesOfPeer, rememberedOfPeer } from "../../approaches/peer-bounds.ts";
 import { withBreakpoint } from "../../breakpoint.ts";
 import { createMarks, marksIn } from "../../checkpoint/marks.ts";
-import type { Tools } from "../../checkpoint/runc.ts";
 import { accepting } from "../../accept.ts";
 import type { Config } from "../../config.ts";
 import type { ContainerEngine } from "../../container-engines/engine.ts";
@@ -77,7 +76,6 @@ export function createHostCoordinator({
   database: Database;
   log: Logger;
 }): HostCoordinator {
-  const tools: Tools = { runc: [config.runcPath], criu: config.criuPath };
   const marks = createMarks(marksIn(config.stateDirectory));
   const workDirectory = path.join(config.stateDirectory, "work");
   const running = new Map<string, Running>();
@@ -211,7 +209,7 @@ export function createHostCoordinator({
       { id, service: record.service, destination },
       {
         engine,
-        tools,
+        criu: [config.criuPath],
         marks,
         peer: peerClient(destination),
         imageDirectories: config.imageDirectories,

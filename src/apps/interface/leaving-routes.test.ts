@@ -79,7 +79,7 @@ const frozenBy = () => readFileSync(path.join(work, "group/main/cgroup.freeze"),
 
 function real(): Leaving {
   return createLeaving({
-    tools: {} as Parameters<typeof createLeaving>[0]["tools"],
+    criu: ["criu"],
     places: { find: () => Promise.reject(new Error("nothing is described")) },
     imageDirectories: [path.join(work, "images")],
     workDirectory: path.join(work, "work"),

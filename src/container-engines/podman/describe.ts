@@ -1,7 +1,7 @@
 /** Podman's inspect in, our words out; and our words in, Podman's specification of a new container out. */
 import type { ContainerSpec, PortMapping } from "../../protocol/container-spec.ts";
 import { type Container, type ContainerState } from "../engine.ts";
-import { runcRootOf } from "./runtimes.ts";
+import { stateRootOf } from "./runtimes.ts";
 
 /** What `inspect` tells, as far as it is read here (Podman 4.3 to 5.x). */
 export type Inspect = {
@@ -238,7 +238,7 @@ export function describe(
       ]),
     ),
   };
-  const runcRoot = runcRootOf(inspect.OCIRuntime);
+  const stateRoot = stateRootOf(inspect.OCIRuntime);
   const unit = config.Labels?.PODMAN_SYSTEMD_UNIT;
   return {
     id: inspect.Id,
@@ -249,7 +249,7 @@ export function describe(
     ociConfigPath: inspect.OCIConfigPath,
     changesDirectory: inspect.GraphDriver.Data?.UpperDir ?? "",
     networkNamespace: inspect.NetworkSettings.SandboxKey,
-    ...(runcRoot === undefined ? {} : { runcRoot }),
+    ...(stateRoot === undefined ? {} : { stateRoot }),
     ...(shmDirectory === undefined ? {} : { shmDirectory }),
     ...(unit === undefined ? {} : { unit }),
     logPath: host.LogConfig.Path,

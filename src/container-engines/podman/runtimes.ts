@@ -3,11 +3,11 @@
 /** The shim's. */
 export const shimRuntime = "ums";
 
-/** Those whose containers can be dumped. */
-export const dumpableRuntimes: readonly string[] = ["runc", shimRuntime];
-
 /** Podman names no root of its own when it calls a runtime as root, so each has its usual one. */
 const roots: Readonly<Record<string, string>> = { runc: "/run/runc", [shimRuntime]: "/run/runc" };
 
-/** @returns where runc has the state of this runtime's containers; undefined where they are not runc's */
-export const runcRootOf = (runtime: string): string | undefined => roots[runtime];
+/** Those whose containers can be dumped. */
+export const dumpableRuntimes: readonly string[] = Object.keys(roots);
+
+/** @returns where this runtime has the state of its containers; undefined where it is none whose state UMS can read */
+export const stateRootOf = (runtime: string): string | undefined => roots[runtime];

@@ -6,8 +6,9 @@ import path from "node:path";
 import { rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { readLaunch } from "../../../checkpoint/bundle.ts";
+import { type Criu, dump } from "../../../checkpoint/dump.ts";
 import { freezerOf, isGroupFrozen, isKilled, killGroup, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
-import { dump, dumpEnded, removeImages, type Tools } from "../../../checkpoint/runc.ts";
+import { dumpEnded, removeImages } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { diskUsage, uidsOf } from "../../../machine/measure.ts";
@@ -29,7 +30,7 @@ import type { Places } from "./places.ts";
 import { allowStarts, holdStarts, keepEnded } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
-  tools: Tools;
+  criu: Criu;
   places: Pick<Places, "find">;
   imageDirectories: readonly string[];
   /** On disk. */
@@ -89,7 +90,7 @@ type Session = {
 };
 
 export function createLeaving(parts: LeavingParts): Leaving {
-  const { tools, limits } = parts;
+  const { criu, limits } = parts;
   const sessions = new Map<string, Session>();
   const sessionOf = (id: string) => {
     let session = sessions.get(id);
@@ -135,7 +136,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
       return {
         ...(isAlone(pod) ? {} : { name }),
         imageDirectory: places.imageDirectory,
-        dump: () => dump(tools, { containerId, runcRoot, ...places, timeoutMs: limits.transferMs }),
+        dump: () => dump(criu, { containerId, stateRoot: runcRoot, ...places, timeoutMs: limits.transferMs }),
       };
     });
     await sendFrozen(

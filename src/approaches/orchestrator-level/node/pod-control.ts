@@ -1,6 +1,7 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
+import { type Criu, dump } from "../../../checkpoint/dump.ts";
 import { freezerOf, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
-import { dump, dumpEnded, type Tools } from "../../../checkpoint/runc.ts";
+import { dumpEnded } from "../../../checkpoint/runc.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { UmsError } from "../../../errors.ts";
 import type { PodOnNode } from "../../../protocol/pod.ts";
@@ -32,7 +33,7 @@ export type PodControl = Readonly<{
   dumpEnded(workDirectory: string): Promise<void>;
 }>;
 
-export function createPodControl(tools: Tools): PodControl {
+export function createPodControl(criu: Criu): PodControl {
   return {
     async expectUntouched({ network, containers }) {
       for (const { name, pid, id, freezer } of containers) {
@@ -59,7 +60,7 @@ export function createPodControl(tools: Tools): PodControl {
           }),
         ),
       ),
-    dump: ({ id: containerId, runcRoot }, places) => dump(tools, { containerId, runcRoot, ...places }),
+    dump: ({ id: containerId, runcRoot }, places) => dump(criu, { containerId, stateRoot: runcRoot, ...places }),
     dumpEnded,
   };
 }
