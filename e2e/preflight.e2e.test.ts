@@ -174,11 +174,23 @@ describe("a service", () => {
     expect(codes(checks)).toEqual(["IO_URING"]);
   });
 
-  test("that crun started is refused", async (context) => {
-    if (!existsSync("/usr/bin/crun")) context.skip("crun is not installed");
-    await source.podman(["--runtime", "crun", "run", "--detach", "--name", "crun", image, ...script("")]);
-    const [checks] = (await calls(source, [{ call: "service", name: "crun" }])) as [CheckResult[]];
-    expect(codes(checks)).toEqual(["RUNTIME_NOT_RUNC"]);
+  test("that an unknown runtime started, that writes past its engine's logs, or that belongs to a pod is refused with its cure", async () => {
+    await source.exec(["ln", "-s", "/usr/sbin/runc", "/run/other-runtime"]);
+    await source.podman(["--runtime", "/run/other-runtime", "run", "--detach", "--name", "other", image, ...script("")]);
+    await source.podman(["run", "--detach", "--log-driver", "passthrough", "--name", "past", image, ...script("")]);
+    await source.podman(["pod", "create", "--infra=false", "--name", "pod"]);
+    await source.podman(["run", "--detach", "--pod", "pod", "--name", "podded", image, ...script("")]);
+    const names = ["other", "past", "podded"];
+    const answers = (await calls(
+      source,
+      names.map((name) => ({ call: "service" as const, name })),
+    )) as CheckResult[][];
+    expect(answers.map((checks) => codes(checks))).toEqual([["RUNTIME_NOT_RUNC"], ["LOG_DRIVER"], ["PODMAN_POD"]]);
+    // What the cure says: outside of the pod, in a network that they share.
+    await source.podman(["network", "create", "together"]);
+    await source.podman(["run", "--detach", "--network", "together", "--name", "alone", image, ...script("")]);
+    const [checks] = (await calls(source, [{ call: "service", name: "alone" }])) as [CheckResult[]];
+    expect(codes(checks)).toEqual([]);
   });
 });
 

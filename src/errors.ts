@@ -227,8 +227,8 @@ export const errorTable = {
   },
   RUNTIME_NOT_RUNC: {
     http: 409,
-    cause: "The container was started by another OCI runtime than runc, which can't dump it.",
-    cure: "Create it again with `podman --runtime runc`, or set runtime = \"runc\" in containers.conf; on a cluster's node let runc be containerd's default, and make the pod again.",
+    cause: "The container was started by another OCI runtime than runc or crun.",
+    cure: "Create it again with `podman --runtime crun` (or runc), or set runtime = \"crun\" in containers.conf; on a cluster's node let runc be containerd's default, and make the pod again.",
   },
   BIND_MOUNT: {
     http: 409,
@@ -243,8 +243,15 @@ export const errorTable = {
   },
   LOG_DRIVER: {
     http: 409,
-    cause: "The container's log lies where it can't move with it.",
-    cure: "Create the container with `--log-driver k8s-file`, or `none`.",
+    cause: "The container writes to what whoever started it has opened (passthrough), or to a log of which UMS knows nothing.",
+    cure: "Create the container with `--log-driver journald`, `k8s-file` or `none`.",
+  },
+  PODMAN_POD: {
+    http: 409,
+    cause: "The container shares namespaces with the others of its pod, and one of them can't go without them.",
+    cure:
+      "Create it outside the pod: `podman network create NAME`, then each container of the pod by `podman run --network NAME`, with the ports " +
+      "that the pod publishes for it. They reach each other by their names there, and each can move.",
   },
   SYSTEMD_UNIT: {
     http: 409,

@@ -26,7 +26,10 @@ export type Container = Readonly<{
   shmDirectory?: string;
   /** The service manager's unit that it belongs to. */
   unit?: string;
+  /** Empty where its log is no file. */
   logPath: string;
+  /** Id of the pod in which the engine has it. */
+  pod?: string;
   volumes: readonly Readonly<{ name: string; directory: string }>[];
   spec: ContainerSpec;
   /** The migration that has made it, also after that has ended; undefined: none has. */
@@ -63,6 +66,8 @@ export type ContainerEngine = Readonly<{
   dumpableRuntimes: readonly string[];
   /** Names of the log drivers whose logs can be carried over. */
   movableLogs: readonly string[];
+  /** The log driver that a twin gets here for one of those: the same, where it works here. */
+  logDriverFor(driver: string): Promise<string>;
   version(signal?: AbortSignal): Promise<string>;
   /** Whether the engine, and what UMS has beside it, can take part in any migration; changes nothing. A failure is a line of it. */
   checks(signal: AbortSignal): Promise<Check[]>;

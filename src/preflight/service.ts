@@ -3,6 +3,7 @@ import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { ErrorCode } from "../errors.ts";
 import type { CheckResult } from "../protocol/measures.ts";
+import { verdict } from "./check.ts";
 import { isActedOn } from "./policy.ts";
 import { heldResources } from "./resources.ts";
 
@@ -23,8 +24,8 @@ export async function serviceChecks({
   return [...settingChecks(engine, container, bindMounts), ...volumes, ...processes];
 }
 
-const check = (name: string, code: ErrorCode, found: readonly string[]): CheckResult =>
-  found.length === 0 ? { name, ok: true } : { name, ok: false, code, detail: sentence(found) };
+const check = (name: string, code: ErrorCode, found: readonly string[], notes: readonly string[] = []): CheckResult =>
+  verdict(name, code, found.length === 0 ? [] : [sentence(found)], notes);
 
 /** At most what a person wants to read, and what the protocol allows. */
 function sentence(found: readonly string[]): string {
@@ -60,10 +61,19 @@ function settingChecks(
         .filter(({ source }) => !bindMounts.includes(source))
         .map(({ source, destination }) => `${source} is mounted at ${destination}`),
     ),
-    check("log", "LOG_DRIVER", movableLogs.includes(driver) ? [] : [`its log driver is ${driver}`]),
+    check("log", "LOG_DRIVER", movableLogs.includes(driver) ? [] : [`its log driver is ${driver}`], logNotes(container)),
+    check("pod", "PODMAN_POD", container.pod === undefined ? [] : [`it belongs to the Podman pod ${container.pod}`]),
     check("systemd unit", "SYSTEMD_UNIT", unit === undefined ? [] : [`it belongs to the unit ${unit}`]),
   ];
 }
+
+/** A journal is its machine's: nothing of it can be written into another's. */
+const logNotes = ({ name, spec }: Container) =>
+  spec.log.driver === "journald"
+    ? [
+        `What its log has so far stays in this host's journal, as \`journalctl CONTAINER_NAME=${name}\` shows it; \`podman logs\` begins afresh.`,
+      ]
+    : [];
 
 async function volumeChecks(engine: ContainerEngine, container: Container): Promise<CheckResult[]> {
   const volumes = await Promise.all(container.volumes.map(({ name }) => engine.findVolume(name)));

@@ -14,6 +14,7 @@ import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";
 import { differences, lacking } from "../../container-engines/spec.ts";
 import { codeFrom, UmsError } from "../../errors.ts";
+import { noted } from "../../preflight/check.ts";
 import { overlap } from "../../preflight/destination.ts";
 import { cgroupPeers } from "../../preflight/machine.ts";
 import { linkedMounts } from "../../preflight/policy.ts";
@@ -27,6 +28,7 @@ import {
   portKey,
   type StreamContent,
 } from "../../protocol/conversation.ts";
+import type { CheckResult } from "../../protocol/measures.ts";
 import type { ServiceNeed } from "../../protocol/need.ts";
 import { holdNamespace, releaseNamespace } from "../../traffic/hold.ts";
 import type { Sink } from "../../transfer/channel.ts";
@@ -158,13 +160,18 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   /** A cluster's pod becomes a container first, if it can be one. */
   async function understand(peer: string, asked: ServiceNeed, signal: AbortSignal): Promise<{ need: ContainerNeed; answer: CheckAnswer }> {
-    if (asked.kind === "Container") return { need: asked, answer: await parts.check(asked, { peer }, signal) };
+    if (asked.kind === "Container") {
+      const { need, note } = await keepLog(engine, asked);
+      const { checks, imageBytes } = await parts.check(need, { peer }, signal);
+      return { need, answer: { checks: withNote(checks, note), imageBytes } };
+    }
     const reference = asked.containers[0]?.image;
     const image = reference === undefined ? undefined : await engine.findImage(reference, signal);
-    const { need, refusals } = understood(() => containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) }));
-    if (refusals.length > 0) return { need, answer: { checks: asChecks(refusals), imageBytes: 0 } };
+    const made = understood(() => containerOfPod(asked, { image, left: parts.left(asked.pod.metadata.name, peer) }));
+    if (made.refusals.length > 0) return { need: made.need, answer: { checks: asChecks(made.refusals), imageBytes: 0 } };
+    const { need, note } = await keepLog(engine, made.need);
     const { checks, imageBytes } = await parts.check(need, { peer, namespace: asked.pod.metadata.namespace }, signal);
-    return { need, answer: { checks: [...checks, await cgroupPeers()], imageBytes } };
+    return { need, answer: { checks: withNote([...checks, await cgroupPeers()], note), imageBytes } };
   }
 
   /** @returns the image, which has the migration's mark */
@@ -407,7 +414,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
         const pulled = await pull(id, image.digests, { isWanted, signal: owned.cancelled.signal });
         if (asked.kind === "Pod") {
           if (!pulled) throw new UmsError("IMAGE_NOT_IN_REGISTRY", `This host could not pull ${image.digests.join(", ")}.`);
-          owned.need = containerOfPod(asked, { image: pulled, left: parts.left(owned.need.spec.name, peer) }).need;
+          const { need } = containerOfPod(asked, { image: pulled, left: parts.left(owned.need.spec.name, peer) });
+          owned.need = (await keepLog(engine, need)).need;
           records.setFact(id, "need", owned.need);
         }
         if (pulled) return {};
@@ -597,6 +605,19 @@ export function createIncoming(parts: IncomingParts): Incoming {
     return content.kind === "log" ? fileSink(place, "a") : unpack(place, content.deleted);
   }
 }
+
+/** A log whose driver this host lacks goes on by another one, and is no reason to stay away. */
+async function keepLog(engine: ContainerEngine, need: ContainerNeed): Promise<{ need: ContainerNeed; note: CheckResult }> {
+  const { log } = need.spec;
+  const driver = await engine.logDriverFor(log.driver);
+  if (driver === log.driver) return { need, note: noted("log", []) };
+  const note = noted("log", [`This host has no ${log.driver}: from the move on the log is kept by the driver ${driver}.`]);
+  return { need: { ...need, spec: { ...need.spec, log: { ...log, driver } } }, note };
+}
+
+/** Whoever can't come is told no more of this host than why. */
+const withNote = (checks: readonly CheckResult[], note: CheckResult): CheckResult[] =>
+  checks.every(({ ok }) => ok) ? [...checks, note] : [...checks];
 
 /** Names of the settings in which the twin is not what it should be. */
 function unlikeness({ asked, need: { spec } }: Pick<Reservation, "asked" | "need">, twin: ContainerSpec): string[] {

@@ -253,6 +253,7 @@ export function describe(
     ...(shmDirectory === undefined ? {} : { shmDirectory }),
     ...(unit === undefined ? {} : { unit }),
     logPath: host.LogConfig.Path,
+    ...(inspect.Pod === "" ? {} : { pod: inspect.Pod }),
     volumes: volumes.map(({ Name, Source }) => ({ name: Name ?? "", directory: Source })),
     spec,
     migration: config.Annotations?.[migrationMark],
@@ -288,7 +289,6 @@ function portsOf(inspect: Inspect): PortMapping[] {
 function beyondOf(inspect: Inspect): string[] {
   const { Config: config, HostConfig: host } = inspect;
   const has: [boolean, string][] = [
-    [inspect.Pod !== "", "it belongs to a Podman pod"],
     [inspect.Rootfs !== "", "it runs from a directory instead of an image"],
     [inspect.Driver !== "overlay", `its storage driver is ${inspect.Driver}, not overlay`],
     [(inspect.Dependencies ?? []).length > 0, "it depends on other containers"],

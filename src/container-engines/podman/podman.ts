@@ -1,4 +1,5 @@
 /** Podman (4.3 or newer, as root) as a container engine. */
+import { existsSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,6 +13,9 @@ import { type PodmanPlaces, podmanChecks, twinChecks } from "./checks.ts";
 import { describe, type ImageConfig, type Inspect, migrationMark, type OciConfig, specGenerator, stateOf } from "./describe.ts";
 import { dumpableRuntimes, shimRuntime } from "./runtimes.ts";
 import { shmOf } from "./shm.ts";
+
+/** Where systemd-journald listens (systemd-journald.service(8)); conmon writes there. */
+const journalSocket = "/run/systemd/journal/socket";
 
 /** A start may wait for the memory; Podman itself gives up after 240 s (ContainerCreateTimeout). */
 const startTimeoutMs = 250_000;
@@ -94,7 +98,9 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
     restoringRuntime: shimRuntime,
     dumpableRuntimes,
     // json-file is another name of k8s-file in Podman.
-    movableLogs: ["k8s-file", "json-file", "none"],
+    // json-file is another name of k8s-file. A container with passthrough writes to what whoever started it has opened.
+    movableLogs: ["k8s-file", "json-file", "journald", "none"],
+    logDriverFor: async (driver) => (driver === "journald" && !existsSync(journalSocket) ? "k8s-file" : driver),
 
     version: (signal) => api.version(signal),
     checks: (signal) => podmanChecks({ ...places, api, signal }),

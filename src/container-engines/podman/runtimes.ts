@@ -4,7 +4,7 @@
 export const shimRuntime = "ums";
 
 /** Podman names no root of its own when it calls a runtime as root, so each has its usual one. */
-const roots: Readonly<Record<string, string>> = { runc: "/run/runc", [shimRuntime]: "/run/runc" };
+const roots: Readonly<Record<string, string>> = { runc: "/run/runc", crun: "/run/crun", [shimRuntime]: "/run/runc" };
 
 /** Those whose containers can be dumped. */
 export const dumpableRuntimes: readonly string[] = Object.keys(roots);
