@@ -35,7 +35,8 @@ test("those that wait for a migration which is undone after a hold of 4 s are se
   await a.cluster.kubectl(["patch", "migration", name, "--type=merge", "--patch", '{"spec":{"cancel":true}}']);
   await setBreakpoint(a, name, undefined);
   await expect.poll(async () => (await migrationIn(a, name)).status?.phase, { timeout: 60_000 }).toBe("RolledBack");
-  const { heldMs = 0 } = (await migrationIn(a, name)).status ?? {};
+  const { heldMs = 0, notes } = (await migrationIn(a, name)).status ?? {};
+  expect(notes).toContainEqual({ site: a.name, detail: expect.stringContaining("clients connect again") as string });
   expect(heldMs).toBeGreaterThan(4_000);
   expect(complaints(await busy.crowd.look(heldMs))).toEqual([]);
 });

@@ -177,7 +177,8 @@ describe("the record of a migration", () => {
     const before = (await admin.get(migrations, name))?.metadata.resourceVersion;
     for (let i = 0; i < 50; i++) record.report({ bytesSent: i, phase: "Transferring", waiting: "for something" });
     await record.flush();
-    record.report({ phase: "Succeeded", waiting: undefined, heldMs: 12.5 });
+    const notes = [{ site: "beta", detail: "Its log is another one." }];
+    record.report({ phase: "Succeeded", waiting: undefined, heldMs: 12.5, notes });
     await record.journal.done("clean-up");
     await record.flush();
     const shown = await admin.get(migrations, name);
@@ -185,6 +186,7 @@ describe("the record of a migration", () => {
       bytesSent: 49,
       phase: "Succeeded",
       heldMs: 12.5,
+      notes,
       conditions: [{ status: "True" }, { status: "False" }],
     });
     expect(shown?.status).not.toHaveProperty("waiting");

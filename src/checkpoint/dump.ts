@@ -44,7 +44,8 @@ export async function dump(
     const places = ["--images-dir", imageDirectory, "--work-dir", workDirectory];
     await finished(criu, ["dump", ...optionsOf({ state, freezer, externals }), ...places], { settings, timeoutMs });
   } catch (cause) {
-    const reason = (await criuError(path.join(workDirectory, logFile))) ?? (cause instanceof ExecaError ? cause.stderr : undefined);
+    const said = cause instanceof ExecaError ? cause.stderr : cause instanceof Error ? cause.message : undefined;
+    const reason = (await criuError(path.join(workDirectory, logFile))) ?? said;
     throw new UmsError("DUMP_FAILED", `CRIU could not dump the service: ${reason || String(cause)}`, { cause });
   }
 }
