@@ -38,7 +38,8 @@ export async function dump(
   await writeCriuSettings(settings);
   try {
     const state = await readRuntimeState(containerId, stateRoot);
-    const [bundle, freezer] = await Promise.all([readBundle(state.bundle), freezerOf(state.pid)]);
+    const [bundle, freezer] = await Promise.all([readBundle(state.bundle), freezerOf({ pid: state.pid, id: containerId })]);
+    if (!freezer) throw new Error("it has ended");
     const externals = await externalsOf(bundle, state.pid);
     await writeFile(path.join(imageDirectory, descriptorsFile), JSON.stringify(state.descriptors), { mode: 0o600 });
     const places = ["--images-dir", imageDirectory, "--work-dir", workDirectory];
