@@ -11,8 +11,6 @@ import { debianMirror } from "./debian.ts";
 const suite = "trixie";
 const packages = [
   ...["containernetworking-plugins", "etcd-server", "etcd-client"],
-  // Another runtime than runc, as nodes may have it.
-  "crun",
   ...["iproute2", "iptables", "nftables", "conntrack", "ethtool", "kmod", "mount", "socat"],
   // What kubelet and scripts on the node call, and who keeps the node's services running.
   ...["ca-certificates", "curl", "procps", "util-linux", "catatonit", "runit"],
