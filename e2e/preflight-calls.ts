@@ -7,12 +7,15 @@ import { ensurePodmanService } from "../src/container-engines/podman/service.ts"
 import { destinationChecks, type LedPort } from "../src/preflight/destination.ts";
 import { describeNeed } from "../src/preflight/need.ts";
 import { serviceChecks } from "../src/preflight/service.ts";
+import { doctorChecks } from "../src/preflight/doctor.ts";
+import { containerLines } from "../src/preflight/source.ts";
 import { siteChecks } from "../src/preflight/site.ts";
 import { accepting } from "../src/accept.ts";
 import type { ContainerNeed } from "../src/protocol/container.ts";
 
 export type Call =
-  | { call: "site"; config?: object }
+  | { call: "site" | "doctor"; config?: object }
+  | { call: "containers"; migrating?: string }
   | { call: "service"; name: string; bindMounts?: string[] }
   | { call: "need"; name: string }
   | { call: "destination"; need: ContainerNeed; led?: LedPort[]; config?: object };
@@ -32,10 +35,10 @@ async function find(name: string) {
   return container;
 }
 
-async function siteOf(settings: Config) {
+async function siteOf(settings: Config, lines: typeof siteChecks) {
   const itsEngine = engineOf(settings);
   try {
-    return await siteChecks({ settings, engine: itsEngine, signal });
+    return await lines({ settings, engine: itsEngine, signal });
   } finally {
     await itsEngine.close();
   }
@@ -44,7 +47,16 @@ async function siteOf(settings: Config) {
 async function answer(request: Call): Promise<unknown> {
   switch (request.call) {
     case "site":
-      return siteOf(parseConfig({ ...usual, ...request.config }));
+      return siteOf(parseConfig({ ...usual, ...request.config }), siteChecks);
+    case "doctor":
+      return siteOf(parseConfig({ ...usual, ...request.config }), doctorChecks);
+    case "containers":
+      return containerLines({
+        settings: parseConfig(usual),
+        engine,
+        migrating: (name) => (name === request.migrating ? "0123456789ab" : undefined),
+        signal,
+      });
     case "service":
       return serviceChecks({ engine, container: await find(request.name), bindMounts: request.bindMounts ?? [], signal });
     case "need":

@@ -165,6 +165,26 @@ describe("a service", () => {
     expect(answers.slice(-2).map((checks) => codes(checks))).toEqual([["SERVICE_NOT_RUNNING"], ["SERVICE_NOT_RUNNING"]]);
   });
 
+  test("that runs here has a line of the doctor's: that it could move, or why not; the same as its plan says", async () => {
+    const named = machineCases.filter(({ bindMounts }) => !bindMounts);
+    const [lines, ...services] = (await calls(source, [
+      { call: "containers", migrating: "loopback" },
+      ...[...named, { name: "paused" }].map(({ name }): Call => ({ call: "service", name })),
+    ])) as [Check[], ...CheckResult[][]];
+    const lineOf = (name: string) => lines.find((line) => line.name === `container ${name}`);
+    for (const [index, { name }] of [...named, { name: "paused" }].entries()) {
+      if (name === "loopback") continue;
+      const [refused] = failing(services[index] ?? []);
+      expect(lineOf(name), name).toMatchObject(
+        refused ? { ok: false, code: refused.code, found: refused.detail, cure: errorTable[refused.code as ErrorCode].cure } : { ok: true },
+      );
+    }
+    expect(lineOf("plain")?.notes?.join()).toContain("127.0.0.1");
+    expect(lineOf("loopback")).toMatchObject({ ok: false, code: "ALREADY_MIGRATING", found: expect.stringContaining("0123456789ab") });
+    expect(lineOf("never-ran")).toBeUndefined();
+    expect(lines.map(({ name }) => name)).toEqual(lines.map(({ name }) => name).toSorted());
+  });
+
   test("that uses io_uring is refused", async (context) => {
     const ring = 'my $b = "\\0" x 200; syscall(425, 4, $b) >= 0 or die $!';
     await source.podman(["run", "--detach", "--name", "ring", "--security-opt", "seccomp=unconfined", image, ...script(ring)]);

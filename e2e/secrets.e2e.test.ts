@@ -30,7 +30,10 @@ async function start(name: string, options: readonly string[] = []): Promise<voi
 
 /** Everything that tells the secret, besides the container itself and what Podman keeps of it. */
 async function leaks(said: readonly string[]): Promise<string[]> {
-  const questions = [["status"], ["list"], ["release"], ["doctor"]].flatMap((words) => [words, [...words, "--json"]]);
+  const questions = [["status"], ["list"], ["release"], ["doctor"], ["doctor", "--containers"]].flatMap((words) => [
+    words,
+    [...words, "--json"],
+  ]);
   const api = ["/migrations", "/metrics"].map((path) => ["curl", "--silent", "--unix-socket", "/run/ums/ums.sock", `http://ums${path}`]);
   const found = await Promise.all(
     [a, b].map(async (site) => {

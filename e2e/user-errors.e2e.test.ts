@@ -1,5 +1,6 @@
 /** What a user can do wrong, said to a real `ums serve`: it answers with 4xx, and touches nothing. */
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Check } from "../src/preflight/check.ts";
 import { type Inventory, inventoryChanges } from "./hosts.ts";
 import { startRedis } from "./redis.ts";
 import { createSites, type Sites } from "./sites.ts";
@@ -52,6 +53,8 @@ test("a second migration of the same container is refused with the first one's i
   expect(second.status).toBe(409);
   expect(JSON.stringify(second.body)).toContain(String(first.body.id));
   expect((await a.ums(["migrate", "redis", "--to", sites.b.name])).exitCode).toBe(6);
+  const lines = await a.json<Check[]>(["doctor", "--containers"]);
+  expect(lines.find(({ name }) => name === "container redis")).toMatchObject({ ok: false, code: "ALREADY_MIGRATING" });
   await a.ums(["cancel", String(first.body.id)]);
   expect((await a.ums(["watch", String(first.body.id)])).exitCode).toBe(4);
   await hosts.setRate(undefined);

@@ -71,6 +71,8 @@ export type ContainerEngine = Readonly<{
   version(signal?: AbortSignal): Promise<string>;
   /** Whether the engine, and what UMS has beside it, can take part in any migration; changes nothing. A failure is a line of it. */
   checks(signal: AbortSignal): Promise<Check[]>;
+  /** What the engine gives the containers that people make here, and what that costs them: refuses nothing, but in its notes. */
+  defaultChecks(signal: AbortSignal): Promise<Check[]>;
   /** Whether the engine has here what a twin of this spec needs. */
   twinChecks(spec: ContainerSpec): Promise<CheckResult[]>;
   /** Where its containers' and volumes' files lie. */

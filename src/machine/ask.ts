@@ -3,7 +3,7 @@ import { execa } from "execa";
 
 const commandMs = 10_000;
 
-type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
+export type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
 
 export async function ask(file: string, args: readonly string[], options: { input?: string; signal?: AbortSignal } = {}): Promise<Said> {
   const { input, signal } = options;

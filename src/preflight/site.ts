@@ -1,10 +1,10 @@
-/** What a host must have to take part in any migration: the lines of `ums doctor`, and a part of every plan. */
+/** What a host must have to take part in any migration: a part of `ums doctor` and of every plan. */
 import { mkdir, mkdtemp, rmdir, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { release } from "node:os";
 import { freezerHierarchy } from "../checkpoint/cgroups.ts";
 import type { ContainerEngine } from "../container-engines/engine.ts";
-import { ask } from "../machine/ask.ts";
+import { ask, type Said } from "../machine/ask.ts";
 import { isAtLeast } from "../machine/version.ts";
 import { isOurs } from "../transfer/memory.ts";
 import { isTmpfs } from "../transfer/tree.ts";
@@ -42,10 +42,21 @@ export async function siteChecks({ settings, engine, signal }: Parts): Promise<C
 const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause));
 
 async function runc({ runcPath }: SiteSettings): Promise<Check> {
-  const { ran, output } = await ask(runcPath, ["--version"]);
-  const version = /^runc version (\S+)/m.exec(output)?.[1];
+  const { ran, output, version } = await runcVersion(runcPath);
   const found = !ran ? `${runcPath} can't be started` : (version ?? `no runc: ${output.split("\n")[0] ?? ""}`);
   return checked("runc", version !== undefined && isAtLeast(version, oldestRunc), "RUNC_TOO_OLD", found);
+}
+
+/** @returns also what the program said; no version where it is no runc */
+export async function runcVersion(file: string): Promise<Said & { version: string | undefined }> {
+  const said = await ask(file, ["--version"]);
+  return { ...said, version: /^runc version (\S+)/m.exec(said.output)?.[1] };
+}
+
+/** As of {@link runcVersion}. */
+export async function criuVersion(file: string): Promise<Said & { version: string | undefined }> {
+  const said = await ask(file, ["--version"]);
+  return { ...said, version: /^Version: (\S+)/m.exec(said.output)?.[1] };
 }
 
 /** Whether CRIU is new enough, and can really do its work on this machine. */
@@ -54,8 +65,7 @@ export function criuChecks(file: string, signal: AbortSignal): Promise<Check[]> 
 }
 
 async function criu(file: string, signal: AbortSignal): Promise<Check[]> {
-  const { ran, output } = await ask(file, ["--version"]);
-  const version = /^Version: (\S+)/m.exec(output)?.[1];
+  const { ran, output, version } = await criuVersion(file);
   if (version === undefined || !isAtLeast(version, oldestCriu)) {
     return [failed("CRIU", "CRIU_TOO_OLD", ran ? (version ?? output.split("\n")[0] ?? "") : `${file} can't be started`)];
   }

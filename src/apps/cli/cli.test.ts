@@ -285,6 +285,8 @@ test("plan and doctor exit with 3 where a check refuses", async () => {
   const movable = await ums(good, "plan", "redis", "--to", "beta");
   expect(movable).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("note     alpha: Clients of 127.0.0.1 are not led.") });
   expect((await ums(good, "doctor")).exitCode).toBe(0);
+  expect((await ums(good, "doctor", "--containers")).exitCode).toBe(0);
+  expect(good.calls.filter(([name]) => name === "doctor")).toEqual([["doctor"], ["doctor", "containers"]]);
 });
 
 test("plan and doctor exit with 0 where a check has only a note, and show it once", async () => {

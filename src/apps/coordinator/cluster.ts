@@ -230,6 +230,9 @@ export async function createClusterCoordinator({
         await sleep(50);
     },
 
-    doctor: (stopped) => examineNodes(interfaces, stopped),
+    async doctor({ containers }, stopped) {
+      if (containers) throw new UmsError("BAD_REQUEST", "This site is a cluster: `ums plan POD --to SITE` says whether a pod could move.");
+      return await examineNodes(interfaces, stopped);
+    },
   };
 }

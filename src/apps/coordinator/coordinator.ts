@@ -21,5 +21,6 @@ export type Coordinator = Readonly<{
   forwards(): Forward[];
   /** Ends the forward that a finished migration left. */
   release(id: string): Promise<void>;
-  doctor(signal: AbortSignal): Promise<Check[]>;
+  /** @param options.containers a line for each container that runs here, too */
+  doctor(options: { containers: boolean }, signal: AbortSignal): Promise<Check[]>;
 }>;

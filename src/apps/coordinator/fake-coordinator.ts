@@ -83,8 +83,8 @@ export function createFakeCoordinator(overrides: Partial<Coordinator> = {}) {
       calls.push(["release", id]);
       find(id);
     },
-    async doctor() {
-      calls.push(["doctor"]);
+    async doctor({ containers }) {
+      calls.push(["doctor", ...(containers ? ["containers"] : [])]);
       return [{ name: "criu", ok: true, found: "4.2.1" }];
     },
     ...overrides,

@@ -21,13 +21,11 @@ import { createReport, type Report } from "../../engine/report.ts";
 import { codeOf, type ErrorCode, errorTable, UmsError } from "../../errors.ts";
 import type { Database, MigrationRecord } from "../../platforms/podman-host/database.ts";
 import { openJournal } from "../../platforms/podman-host/journal.ts";
-import { noted, verdictOf } from "../../preflight/check.ts";
+import { verdictOf } from "../../preflight/check.ts";
 import { destinationChecks } from "../../preflight/destination.ts";
-import { dumpRoom } from "../../preflight/machine.ts";
-import { describeNeed } from "../../preflight/need.ts";
-import { clientNotes, type Note, notesOf } from "../../preflight/notes.ts";
-import { serviceChecks } from "../../preflight/service.ts";
-import { siteChecks } from "../../preflight/site.ts";
+import { doctorChecks } from "../../preflight/doctor.ts";
+import { type Note, notesOf } from "../../preflight/notes.ts";
+import { containerLines, sourceChecks } from "../../preflight/source.ts";
 import { parseAddress } from "../../protocol/address.ts";
 import type { PeerState } from "../../protocol/conversation.ts";
 import type { CheckResult } from "../../protocol/measures.ts";
@@ -173,23 +171,10 @@ export function createHostCoordinator({
     const container = await engine.find(name, signal);
     if (!container) throw new UmsError("SERVICE_NOT_FOUND", `There is no container called ${name}.`);
     peerOf(to);
-    const own = [
-      ...(await siteChecks({ settings: config, engine, signal })).map(({ name: check, ok, code, found, notes }): CheckResult => ({
-        name: check,
-        ok,
-        ...(code === undefined ? {} : { code }),
-        detail: found,
-        ...(notes === undefined ? {} : { notes }),
-      })),
-      ...(await serviceChecks({ engine, container, bindMounts, signal })),
-      noted("clients", clientNotes(container.spec.ports)),
-    ];
-    // What refuses the service here may be what the destination would stumble over: the need of a stopped one is unknown.
-    if (container.state !== "running") return { container, own, theirs: undefined, need: undefined };
-    const need = await describeNeed({ engine, container, signal });
-    const theirs = await checkThere(peerClient(to), need, { timeoutMs: milliseconds(config.limits.preflightSeconds), signal });
-    const room = await dumpRoom(config.imageDirectories, need);
-    return { container, own: [...own, room], theirs, need };
+    const { checks: own, need } = await sourceChecks(container, { settings: config, engine, bindMounts, signal });
+    // What refuses the service here may be what the destination would stumble over.
+    const theirs = need && (await checkThere(peerClient(to), need, { timeoutMs: milliseconds(config.limits.preflightSeconds), signal }));
+    return { container, own, theirs, need };
   }
 
   const notesOfBoth = (to: string, { own, theirs }: Pick<Awaited<ReturnType<typeof examine>>, "own" | "theirs">) => [
@@ -564,7 +549,12 @@ export function createHostCoordinator({
     forwards: () => database.forwards().map(({ migration, service, ports, to }) => ({ migration, service, ports, to })),
     release,
 
-    doctor: (signal) => siteChecks({ settings: config, engine, signal }),
+    async doctor({ containers }, signal) {
+      const host = { settings: config, engine, signal };
+      const migrating = (name: string) => database.unfinished().find(({ service }) => service === name)?.id;
+      const lines = await Promise.all([doctorChecks(host), containers ? containerLines({ ...host, migrating }) : []]);
+      return lines.flat();
+    },
 
     async recoverIncoming() {
       for (const { facts } of forwardings()) if (facts.forwarding) await installForwarding(facts.forwarding);

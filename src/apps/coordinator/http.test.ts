@@ -208,7 +208,10 @@ test("migrations are started, shown, cancelled and resolved", async () => {
   expect((await call(a, "GET", "/forwards")).body).toHaveLength(1);
   expect((await call(a, "DELETE", "/forwards/m0000001")).status).toBe(204);
   expect((await call(a, "GET", "/doctor")).body).toEqual([{ name: "criu", ok: true, found: "4.2.1" }]);
-  expect(a.calls.map(([name]) => name)).toEqual(["migrate", "resolve", "cancel", "plan", "release", "doctor"]);
+  expect((await call(a, "GET", "/doctor?containers=true")).status).toBe(200);
+  expect((await call(a, "GET", "/doctor?containers=yes")).status).toBe(400);
+  expect(a.calls.map(([name]) => name)).toEqual(["migrate", "resolve", "cancel", "plan", "release", "doctor", "doctor"]);
+  expect(a.calls.slice(-2)).toEqual([["doctor"], ["doctor", "containers"]]);
 });
 
 test("the event stream tells each change until the end, and leaves nothing when the client goes", async () => {

@@ -240,7 +240,16 @@ function ownApi({
       },
     );
 
-    app.get("/doctor", { schema: { response: { 200: Type.Array(Check) } } }, async () => await coordinator.doctor(stopped));
+    app.get(
+      "/doctor",
+      {
+        schema: {
+          querystring: Type.Object({ containers: Type.Optional(Type.Enum(["true", "false"])) }, closed),
+          response: { 200: Type.Array(Check), ...problems },
+        },
+      },
+      async ({ query: { containers } }) => await coordinator.doctor({ containers: containers === "true" }, stopped),
+    );
     app.get(
       "/metrics",
       { schema: { hide: true } },

@@ -10,6 +10,7 @@ import { UmsError } from "../../errors.ts";
 import type { ContainerEngine, Image, Volume } from "../engine.ts";
 import { createPodmanApi, PodmanError } from "./api.ts";
 import { type PodmanPlaces, podmanChecks, twinChecks } from "./checks.ts";
+import { defaultChecks } from "./defaults.ts";
 import { describe, type ImageConfig, type Inspect, migrationMark, type OciConfig, specGenerator, stateOf } from "./describe.ts";
 import { dumpableRuntimes, shimRuntime } from "./runtimes.ts";
 import { shmOf } from "./shm.ts";
@@ -104,6 +105,7 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
 
     version: (signal) => api.version(signal),
     checks: (signal) => podmanChecks({ ...places, api, signal }),
+    defaultChecks: (signal) => defaultChecks({ api, movable: engine, signal }),
     twinChecks,
 
     async storageDirectory(signal) {

@@ -6,9 +6,10 @@ export const doctor: Verb = (program, act) => {
   program
     .command("doctor")
     .description("check whether this site can take part in migrations")
+    .option("--containers", "say of each container that runs here whether it could move, too")
     .action(
-      act(async ({ client, terminal }) => {
-        const checks = await client.call<Check[]>("GET", "/doctor");
+      act(async ({ client, terminal }, { containers }: { containers?: boolean }) => {
+        const checks = await client.call<Check[]>("GET", containers ? "/doctor?containers=true" : "/doctor");
         terminal.result(
           checks,
           checks
