@@ -57,6 +57,14 @@ const cases: Case[] = [
   { name: "shares-2", options: ["--volume", "shared:/data"], refused: ["VOLUME_SHARED"], detail: /shares-1/ },
   { name: "strange-volume", options: ["--volume", "strange:/data"], refused: ["VOLUME_UNSUPPORTED"], detail: /strange/ },
   { name: "unit", options: ["--label", "PODMAN_SYSTEMD_UNIT=web.service"], refused: ["SYSTEMD_UNIT"], detail: /web\.service/ },
+  // As Podman's own generators of units make them.
+  {
+    name: "quadlet",
+    options: ["--rm", "--replace", "--sdnotify", "conmon", "--label", "PODMAN_SYSTEMD_UNIT=quadlet.service"],
+    refused: ["SYSTEMD_UNIT", "UNSUPPORTED_SETTING"],
+    detail: /quadlet\.service|--rm/,
+  },
+  { name: "in-pod", options: ["--pod", "group"], refused: ["PODMAN_POD"], detail: /pod [0-9a-f]{12}\.$/ },
   { name: "silent", options: ["--log-driver", "none"], refused: [] },
   { name: "passthrough", options: ["--log-driver", "passthrough"], refused: ["LOG_DRIVER"], detail: /passthrough/ },
   { name: "multipath", code: listen("PF_INET", 262, "INADDR_ANY"), refused: ["UNSUPPORTED_RESOURCE"], detail: /MPTCP/ },
@@ -127,6 +135,7 @@ beforeAll(async () => {
     "use Socket; mkdir '/run/outside'; socket(my $s, PF_UNIX, SOCK_STREAM, 0); bind($s, sockaddr_un('/run/outside/socket')); listen($s, 5); $| = 1; print qq(listens\\n); accept(my $c, $s); sleep 1000 while 1";
   await (await source.spawn(["perl", "-e", outside])).waitForLine(/listens/);
   await source.podman(["create", "--name", "never-ran", image, "true"]);
+  await source.podman(["pod", "create", "--infra=false", "group"]);
   const started: Pick<Case, "name" | "options" | "code">[] = [...machineCases, { name: "paused" }];
   for (let at = 0; at < started.length; at += 4) {
     await Promise.all(
@@ -163,6 +172,18 @@ describe("a service", () => {
       }
     }
     expect(answers.slice(-2).map((checks) => codes(checks))).toEqual([["SERVICE_NOT_RUNNING"], ["SERVICE_NOT_RUNNING"]]);
+  });
+
+  test("of a unit can be moved when its cure was followed", async () => {
+    const { stdout } = await source.podman(["inspect", "--format", "{{json .Config.CreateCommand}}", "quadlet"]);
+    await source.podman(["rm", "--force", "--time", "0", "quadlet"]);
+    const made = JSON.parse(stdout) as string[];
+    const without = ["--rm", "--replace", "--sdnotify", "conmon", "--label", "PODMAN_SYSTEMD_UNIT=quadlet.service"];
+    const [, ...command] = made.filter((word) => !without.includes(word));
+    await source.podman(command);
+    await isReady("quadlet");
+    const [checks] = (await calls(source, [{ call: "service", name: "quadlet" }])) as [CheckResult[]];
+    expect(failing(checks)).toEqual([]);
   });
 
   test("that runs here has a line of the doctor's: that it could move, or why not; the same as its plan says", async () => {

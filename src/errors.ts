@@ -256,7 +256,7 @@ export const errorTable = {
   SYSTEMD_UNIT: {
     http: 409,
     cause: "A systemd unit made the container, and would start a fresh one when this one goes.",
-    cure: "Disable the unit, and create the container with `podman run` without it.",
+    cure: "Make it again without the unit: see by which command it was made (`podman inspect --format '{{json .Config.CreateCommand}}' NAME`), stop the unit and take its file away (`systemctl disable --now UNIT`; of Quadlet, the .container file, then `systemctl daemon-reload`), and run that command without --rm, --replace, --cgroups, --sdnotify and --cidfile, and with --restart always.",
   },
   IO_URING: {
     http: 409,

@@ -2,6 +2,7 @@
 import { processesOf } from "../checkpoint/freezer.ts";
 import type { Container, ContainerEngine } from "../container-engines/engine.ts";
 import type { ErrorCode } from "../errors.ts";
+import { unitFileOf } from "../machine/unit-file.ts";
 import type { CheckResult } from "../protocol/measures.ts";
 import { verdict } from "./check.ts";
 import { isActedOn } from "./policy.ts";
@@ -19,9 +20,13 @@ export async function serviceChecks({
   bindMounts: readonly string[];
   signal: AbortSignal;
 }): Promise<CheckResult[]> {
-  const [volumes, processes] = await Promise.all([volumeChecks(engine, container), processChecks(container)]);
+  const [owners, volumes, processes] = await Promise.all([
+    ownerChecks(container),
+    volumeChecks(engine, container),
+    processChecks(container),
+  ]);
   signal.throwIfAborted();
-  return [...settingChecks(engine, container, bindMounts), ...volumes, ...processes];
+  return [...owners, ...settingChecks(engine, container, bindMounts), ...volumes, ...processes];
 }
 
 const check = (name: string, code: ErrorCode, found: readonly string[], notes: readonly string[] = []): CheckResult =>
@@ -35,13 +40,26 @@ function sentence(found: readonly string[]): string {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
 
+/** Who else has a say in it. They come first: some of its settings are their doing. */
+async function ownerChecks({ unit, pod }: Container): Promise<CheckResult[]> {
+  const file = unit === undefined ? undefined : await unitFileOf(unit);
+  return [
+    check(
+      "systemd unit",
+      "SYSTEMD_UNIT",
+      unit === undefined ? [] : [`it belongs to the unit ${unit}${file === undefined ? "" : `, written in ${file}`}`],
+    ),
+    check("pod", "PODMAN_POD", pod === undefined ? [] : [`it belongs to the Podman pod ${pod.slice(0, 12)}`]),
+  ];
+}
+
 /** What the container's description alone tells. */
 function settingChecks(
   { dumpableRuntimes, movableLogs }: ContainerEngine,
   container: Container,
   bindMounts: readonly string[],
 ): CheckResult[] {
-  const { spec, state, runtime, unit } = container;
+  const { spec, state, runtime } = container;
   const driver = spec.log.driver;
   return [
     check("runs", "SERVICE_NOT_RUNNING", state === "running" ? [] : [`container ${container.name} is ${state}`]),
@@ -62,8 +80,6 @@ function settingChecks(
         .map(({ source, destination }) => `${source} is mounted at ${destination}`),
     ),
     check("log", "LOG_DRIVER", movableLogs.includes(driver) ? [] : [`its log driver is ${driver}`], logNotes(container)),
-    check("pod", "PODMAN_POD", container.pod === undefined ? [] : [`it belongs to the Podman pod ${container.pod}`]),
-    check("systemd unit", "SYSTEMD_UNIT", unit === undefined ? [] : [`it belongs to the unit ${unit}`]),
   ];
 }
 

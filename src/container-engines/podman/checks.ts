@@ -40,7 +40,7 @@ export async function twinChecks({ health }: ContainerSpec): Promise<CheckResult
 }
 
 type PodmanInfo = {
-  host: { security: { rootless: boolean }; ociRuntime: { name: string }; cgroupManager: string; cgroupVersion: string; logDriver: string };
+  host: { security: { rootless: boolean }; ociRuntime: { name: string } };
   store: { graphDriverName: string };
 };
 
@@ -61,14 +61,9 @@ async function podman({ api, socketPath, signal }: Parts): Promise<Check[]> {
 
 async function settings(api: PodmanApi, signal: AbortSignal): Promise<Check[]> {
   const { host, store } = (await api.call({ method: "GET", path: "/info", signal })) as PodmanInfo;
-  const { cgroupVersion, cgroupManager, ociRuntime, security } = host;
+  const { ociRuntime, security } = host;
   return [
-    checked(
-      "Podman runs as root",
-      !security.rootless,
-      "PODMAN_ROOTLESS",
-      `${security.rootless ? "rootless" : "root"}, cgroups ${cgroupVersion} by ${cgroupManager}`,
-    ),
+    checked("Podman runs as root", !security.rootless, "PODMAN_ROOTLESS", security.rootless ? "rootless" : "root"),
     // Podman 4.3 takes a new container's runtime from its service, whatever its API is told.
     checked("Podman's service uses UMS's OCI runtime", ociRuntime.name === shimRuntime, "SHIM_MISSING", ociRuntime.name),
     checked("Podman's storage driver", store.graphDriverName === "overlay", "STORAGE_DRIVER", store.graphDriverName),

@@ -288,10 +288,12 @@ function portsOf(inspect: Inspect): PortMapping[] {
 
 function beyondOf(inspect: Inspect): string[] {
   const { Config: config, HostConfig: host } = inspect;
+  // What it shares with its pod, it would not share alone: that is said of the pod.
+  const alone = inspect.Pod === "";
   const has: [boolean, string][] = [
     [inspect.Rootfs !== "", "it runs from a directory instead of an image"],
     [inspect.Driver !== "overlay", `its storage driver is ${inspect.Driver}, not overlay`],
-    [(inspect.Dependencies ?? []).length > 0, "it depends on other containers"],
+    [alone && (inspect.Dependencies ?? []).length > 0, "it depends on other containers"],
     [inspect.MountLabel !== "", "it carries an SELinux label"],
     [config.Tty, "it has a terminal (-t)"],
     [config.OpenStdin, "its standard input is open (-i)"],
@@ -302,13 +304,13 @@ function beyondOf(inspect: Inspect): string[] {
     [(host.VolumesFrom ?? []).length > 0, "it takes volumes from another container"],
     [host.Privileged, "it is privileged"],
     [(host.Devices ?? []).length > 0, `it has devices: ${(host.Devices ?? []).map(({ PathOnHost }) => PathOnHost).join(", ")}`],
-    [host.NetworkMode !== "bridge", `its network mode is ${host.NetworkMode}, not bridge`],
-    [host.PidMode !== "private", `its PID namespace is ${host.PidMode}`],
-    [!["shareable", "private"].includes(host.IpcMode), `its IPC namespace is ${host.IpcMode}`],
-    [host.UTSMode !== "private", `its UTS namespace is ${host.UTSMode}`],
+    [alone && host.NetworkMode !== "bridge", `its network mode is ${host.NetworkMode}, not bridge`],
+    [alone && host.PidMode !== "private", `its PID namespace is ${host.PidMode}`],
+    [alone && !["shareable", "private"].includes(host.IpcMode), `its IPC namespace is ${host.IpcMode}`],
+    [alone && host.UTSMode !== "private", `its UTS namespace is ${host.UTSMode}`],
     [host.UsernsMode !== "", `its user namespace is ${host.UsernsMode}`],
     [host.Cgroups !== "default", `its cgroups are ${host.Cgroups}`],
-    [host.CgroupParent !== "", `its cgroup parent is ${host.CgroupParent}`],
+    [alone && host.CgroupParent !== "", `its cgroup parent is ${host.CgroupParent}`],
     [host.CpuRealtimePeriod !== 0 || host.CpuRealtimeRuntime !== 0, "it has a real-time CPU budget"],
     [
       [host.BlkioWeightDevice, host.BlkioDeviceReadBps, host.BlkioDeviceWriteBps, host.BlkioDeviceReadIOps, host.BlkioDeviceWriteIOps].some(
