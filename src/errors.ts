@@ -300,6 +300,11 @@ export const errorTable = {
     cause: "The destination lacks the container's seccomp profile.",
     cure: "Put the profile at the same path there.",
   },
+  APPARMOR_PROFILE_MISSING: {
+    http: 409,
+    cause: "The destination's kernel has not loaded the AppArmor profile that the container was given.",
+    cure: "Copy the profile's file to /etc/apparmor.d there, and load it: `apparmor_parser --replace FILE`.",
+  },
   NO_MEMORY: {
     http: 507,
     cause: "The destination has too little free memory for the service.",

@@ -50,6 +50,7 @@ export async function destinationChecks({ need, engine, settings, accept, namesp
     bindMounts(need),
     bindMountLinks(need),
     seccompProfile(need.spec),
+    apparmorProfile(need.spec),
     memory(settings.imageDirectories, need),
     diskOf({ engine, stateDirectory: settings.stateDirectory, need, imageBytes, signal }),
     cgroupLimits(need.spec),
@@ -162,6 +163,19 @@ async function seccompProfile({ securityOptions }: ContainerSpec): Promise<Check
   const files = securityOptions.filter((option) => option.startsWith("seccomp=/")).map((option) => option.slice("seccomp=".length));
   const missing = await Promise.all(files.map(async (file) => ((await isThere(file)) ? [] : [`${file} does not exist.`])));
   return verdict("seccomp profile", "SECCOMP_PROFILE_MISSING", missing.flat());
+}
+
+async function apparmorProfile({ securityOptions }: ContainerSpec): Promise<CheckResult> {
+  const wanted = securityOptions.flatMap((option) => /^apparmor=(?!unconfined$)(.+)$/.exec(option)?.[1] ?? []);
+  // Nobody can read them where the kernel has no AppArmor, and then Podman gives none.
+  const loaded = await readFile("/sys/kernel/security/apparmor/profiles", "utf8").catch(() => "");
+  return verdict("AppArmor profile", "APPARMOR_PROFILE_MISSING", missingProfiles(wanted, loaded));
+}
+
+/** @param loaded as the kernel lists them: a name, and its mode in brackets */
+export function missingProfiles(wanted: readonly string[], loaded: string): string[] {
+  const names = new Set(loaded.split("\n").map((line) => line.replace(/ \(\w+\)$/, "")));
+  return wanted.filter((profile) => !names.has(profile)).map((profile) => `The profile ${profile} is not loaded.`);
 }
 
 async function diskOf({

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promis
 import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { hardLimit, listOf, missingBytes } from "./destination.ts";
+import { hardLimit, listOf, missingBytes, missingProfiles } from "./destination.ts";
 import { dumpRoom, memory } from "./machine.ts";
 import { boundSockets, dumpableDevice, heldResources, openProtocols, unixConnections } from "./resources.ts";
 
@@ -31,6 +31,13 @@ describe("a destination", () => {
         { layers: ["a", "x"], sizeBytes: 90 },
       ]),
     ).toBe(40);
+  });
+
+  test("lacks an AppArmor profile that the kernel does not list by just that name", () => {
+    const loaded = "/usr/bin/man (enforce)\nmy profile (complain)\ncontainers-default-0.62.2 (enforce)\n";
+    expect(missingProfiles(["my profile", "containers-default-0.62.2"], loaded)).toEqual([]);
+    expect(missingProfiles(["containers-default-0.50.1"], loaded)).toEqual(["The profile containers-default-0.50.1 is not loaded."]);
+    expect(missingProfiles(["web"], "")).toHaveLength(1);
   });
 
   test("reads the kernel's lists and limits", () => {
