@@ -2,6 +2,7 @@ import { defineConfig } from "vitest/config";
 
 const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
 const bareClusters = ["e2e/clusters.e2e.test.ts"];
+const machines = ["e2e/*machine*.e2e.test.ts"];
 const clusterKills = ["e2e/kubernetes-kills.e2e.test.ts"];
 // What a test waits for comes when the machine has time for it: by itself, vitest waits for a second, and asks twenty times.
 const patient = { expect: { poll: { timeout: 20_000, interval: 200 } } };
@@ -22,7 +23,15 @@ export default defineConfig({
         },
       },
       // After the unit tests, which would disturb what is timed here.
-      { test: { name: "hosts", include: ["e2e/**/*.e2e.test.ts"], exclude: ofClusters, sequence: { groupOrder: 1 }, ...oneByOne } },
+      {
+        test: {
+          name: "hosts",
+          include: ["e2e/**/*.e2e.test.ts"],
+          exclude: [...ofClusters, ...machines],
+          sequence: { groupOrder: 1 },
+          ...oneByOne,
+        },
+      },
       // It looks for what clusters leave on the machine: before others come and go beside it.
       { test: { name: "clusters", include: bareClusters, sequence: { groupOrder: 1 }, ...oneByOne } },
       {
@@ -32,6 +41,17 @@ export default defineConfig({
           exclude: [...bareClusters, ...clusterKills],
           sequence: { groupOrder: 2 },
           ...oneByOne,
+        },
+      },
+      // Emulated machines, on which everything takes some ten times as long: alone, after all others.
+      {
+        test: {
+          name: "machines",
+          include: machines,
+          sequence: { groupOrder: 3 },
+          ...oneByOne,
+          testTimeout: 10 * 60_000,
+          hookTimeout: 10 * 60_000,
         },
       },
       { test: { name: "cluster-kills", include: clusterKills, sequence: { groupOrder: 2 }, ...oneByOne } },

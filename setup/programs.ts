@@ -28,6 +28,14 @@ const benchmarkPrograms: readonly Program[] = [
 ];
 /** What tests call besides. Where it is there, Podman makes new containers with it unless told otherwise: no host gets it from here. */
 const testPrograms: readonly Program[] = [{ name: "crun", package: "crun" }];
+/** What makes and runs virtual machines. */
+const machinePrograms: readonly Program[] = [
+  { name: "qemu-system-x86_64", package: "qemu-system-x86" },
+  { name: "qemu-img", package: "qemu-utils" },
+  { name: "mke2fs", package: "e2fsprogs" },
+  { name: "mmdebstrap", package: "mmdebstrap" },
+  { name: "ssh", package: "openssh-client" },
+];
 const extra = { benchmark: benchmarkPrograms, tests: testPrograms, none: [] };
 
 /** What a machine is set up for, beside UMS itself. */
@@ -68,6 +76,11 @@ export async function provideBuildTools(architecture: Architecture): Promise<voi
     { name: "mmdebstrap", package: "mmdebstrap" },
     { name: `${triplet}-gcc`, package: compiler },
   ]);
+}
+
+/** Installs what makes and runs virtual machines. */
+export async function provideMachinePrograms(): Promise<void> {
+  await installMissing(machinePrograms);
 }
 
 /** @returns the packages that were installed */
