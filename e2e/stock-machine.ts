@@ -77,6 +77,11 @@ export async function createStockMachines(suites: readonly [Suite, Suite] = ["tr
   }
 }
 
+/** Makes what {@link createStockMachines} starts from. */
+export async function prepareStockMachines(suites: readonly [Suite, Suite] = ["trixie", "trixie"]): Promise<void> {
+  await savedMachines(suites);
+}
+
 async function savedMachines(suites: readonly [Suite, Suite]): Promise<[Saved, Saved]> {
   return Promise.all([savedMachine("host-a", suites[0]), savedMachine("host-b", suites[1])]);
 }

@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { execa } from "execa";
 import { prepareClusters } from "../e2e/clusters.ts";
 import { buildImages } from "../e2e/images.ts";
+import { prepareStockMachines } from "../e2e/stock-machine.ts";
 import { providePackageParts } from "./package.ts";
 import { setUp } from "./setup.ts";
 
@@ -56,6 +57,10 @@ await setUp({ purpose: "tests" });
 await providePackageParts();
 await buildImages(["redis", "services"]);
 await prepareClusters();
+// Stock machines are made for this kind of processor only.
+const machines = process.arch === "x64" ? ["machines"] : [];
+if (machines.length > 0) await prepareStockMachines();
+else console.log(`No tests on stock machines: they need x64, and this is ${process.arch}.`);
 const directory = await mkdtemp(join(tmpdir(), "ums-test-"));
 try {
   // Side by side, since tests between clusters wait for most of their time. In each, one file after another, and about as long.
@@ -63,7 +68,9 @@ try {
     run("hosts", ["unit", "hosts", "cluster-kills"], directory),
     run("clusters", ["clusters", "kubernetes"], directory),
   ]);
-  const sum = (count: keyof Counts) => both.reduce((total, each) => total + each[count], 0);
+  // These need the whole machine: they are slow as it is.
+  const all = machines.length > 0 ? [...both, await run("machines", machines, directory)] : both;
+  const sum = (count: keyof Counts) => all.reduce((total, each) => total + each[count], 0);
   const [passed, failed, skipped] = [sum("passed"), sum("failed"), sum("skipped")];
   const isNothing = passed + failed + skipped === 0;
   if (isNothing) console.error("No test is called like that.");
