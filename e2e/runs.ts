@@ -62,6 +62,8 @@ async function removeRun(run: string): Promise<void> {
   const cgroups = record === undefined ? [] : (JSON.parse(record) as string[]);
   await killCgroups(cgroups);
   await removeCgroups(cgroups);
+  // A killed interface leaves its marks in a node's files.
+  await execa("chattr", ["-R", "-f", "-i", directory], { reject: false });
   await execa("rm", ["-rf", "--one-file-system", directory]);
 }
 

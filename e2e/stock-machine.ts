@@ -162,8 +162,10 @@ function createMachine({ card: { name, address }, emulator, wan, key, control }:
     }
     // Its clock stood still while it was saved.
     await place.exec([quoted(["date", "--set", `@${(Date.now() / 1000).toFixed(3)}`])], { timeoutMs: bootMs });
-    const { stdout } = await place.exec([quoted(["sh", "-c", measured])], { timeoutMs: bootMs });
-    slowness = Math.max(1, Number(stdout) / 1e6 / usualMs);
+    const measure = async () => Number((await place.exec([quoted(["sh", "-c", measured])], { timeoutMs: bootMs })).stdout) / 1e6;
+    // The emulator translates what it has never run: the first time tells nothing of those that follow.
+    await measure();
+    slowness = Math.max(1, (await measure()) / usualMs);
   };
   const powerOff = async () => {
     await disconnect();
