@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -50,7 +50,11 @@ const install = (index: number) => apt("install", `/root/${basename(packages[ind
 const state = async () =>
   (await debian.exec(["dpkg-query", "--show", "--showformat=${Version} ${Status}", "ums"], { reject: false })).stdout;
 const there = async (file: string) => (await debian.exec(["test", "-e", file], { reject: false })).exitCode === 0;
-const journal = () => openDatabase(join(debian.files, "var/lib/ums/journal.db"));
+/** As the unit's first start would have made it. */
+function journal(): ReturnType<typeof openDatabase> {
+  mkdirSync(join(debian.files, "var/lib/ums"), { recursive: true, mode: 0o700 });
+  return openDatabase(join(debian.files, "var/lib/ums/journal.db"));
+}
 
 test("apt installs it on a minimal Debian with all that it depends on, and its programs run", async () => {
   expect(await install(0)).toMatchObject({ exitCode: 0 });
