@@ -227,7 +227,7 @@ export const errorTable = {
   },
   RUNTIME_NOT_RUNC: {
     http: 409,
-    cause: "The container was started by another OCI runtime than runc or crun.",
+    cause: "The container was started by another OCI runtime than runc or, on a host, crun.",
     cure: "Create it again with `podman --runtime crun` (or runc), or set runtime = \"crun\" in containers.conf; on a cluster's node let runc be containerd's default, and make the pod again.",
   },
   BIND_MOUNT: {

@@ -43,13 +43,13 @@ export type Task = Readonly<{
 /** What containerd itself writes into a container's configuration, and no user of the cluster can. */
 export type PodLabels = Readonly<{ uid: string; namespace: string; name: string; container: string }>;
 
-/** @returns undefined when no container of runc's or crun's with this id runs here @throws where that can't be told */
+/** @returns undefined when no runc container of this id runs here @throws where that can't be told */
 export async function findTask(id: string, places: readonly ContainerdPlaces[] = knownPlaces): Promise<Task | undefined> {
   for (const { bundles, runcRoot } of places) {
     const bundle = path.join(bundles, id);
     const pid = Number(await readFile(path.join(bundle, "init.pid"), "utf8").catch(unlessGone)) || 0;
-    // Other runtimes have bundles too, but no state of runc's, nor of crun's, which containerd's shim of runc gives the same root.
-    if (pid === 0 || !(await Promise.all(stateFiles.map((file) => isThere(path.join(runcRoot, id, file))))).some(Boolean)) continue;
+    // Other runtimes have bundles too, but no state of runc's.
+    if (pid === 0 || !(await isThere(path.join(runcRoot, id, "state.json")))) continue;
     const freezer = await freezerOf({ pid, id });
     if (!freezer) continue; // it has ended, and its process id may be another's
     const { mounts, linux, annotations } = await readBundle(bundle);
@@ -106,7 +106,6 @@ async function mountAt(place: string): Promise<string | undefined> {
   return mounts.split("\n").findLast((each) => each.split(" ")[4] === real);
 }
 
-const stateFiles = ["state.json", "status"];
 const isThere = async (file: string) => (await stat(file).catch(unlessGone)) !== undefined;
 
 /** @throws what tells of something else than that there is nothing, or has just ended: a failed read must not be taken for that */
