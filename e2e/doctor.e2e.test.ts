@@ -5,7 +5,7 @@ import { type Check, verdictOf } from "../src/preflight/check.ts";
 import type { CheckResult } from "../src/protocol/measures.ts";
 import { createHosts, type Host, type Hosts, inventoryChanges } from "./hosts.ts";
 import { loadImage, runOnce } from "./images.ts";
-import { type Call } from "./preflight-calls.ts";
+import type { Call } from "./preflight-calls.ts";
 
 let hosts: Hosts;
 let host: Host;
