@@ -3,7 +3,7 @@ import { copyFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { execa } from "execa";
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { makePackage } from "../setup/package.ts";
 import { ownArchitecture } from "../setup/platforms.ts";
 import { openDatabase } from "../src/platforms/podman-host/database.ts";
@@ -40,20 +40,27 @@ async function later(file: string): Promise<string> {
   return join(directory, "ums_999.deb");
 }
 
-const apt = (...args: string[]) =>
-  debian.exec(["apt-get", "--quiet", "--yes", ...args], {
+/** What packages' own scripts say comes by apt's output. */
+async function apt(...args: string[]): Promise<{ exitCode: number | undefined; said: string }> {
+  const { exitCode, stdout, stderr } = await debian.exec(["apt-get", "--quiet", "--yes", ...args], {
     env: { DEBIAN_FRONTEND: "noninteractive", LC_ALL: "C.UTF-8" },
     reject: false,
     timeoutMs: 200_000,
   });
+  return { exitCode, said: `${stdout}\n${stderr}` };
+}
 const install = (index: number) => apt("install", `/root/${basename(packages[index] ?? "")}`);
 const state = async () =>
   (await debian.exec(["dpkg-query", "--show", "--showformat=${Version} ${Status}", "ums"], { reject: false })).stdout;
 const there = async (file: string) => (await debian.exec(["test", "-e", file], { reject: false })).exitCode === 0;
-/** As the unit's first start would have made it. */
-function journal(): ReturnType<typeof openDatabase> {
+/** Changes the journal as `ums serve` would have; SQLite itself can't open what only another mount namespace has. */
+async function journalled(change: (database: ReturnType<typeof openDatabase>) => void): Promise<void> {
+  const file = join(directory, "journal.db");
+  const database = openDatabase(file);
+  change(database);
+  database.close();
   mkdirSync(join(debian.files, "var/lib/ums"), { recursive: true, mode: 0o700 });
-  return openDatabase(join(debian.files, "var/lib/ums/journal.db"));
+  await copyFile(file, join(debian.files, "var/lib/ums/journal.db"));
 }
 
 test("apt installs it on a minimal Debian with all that it depends on, and its programs run", async () => {
@@ -70,16 +77,14 @@ test("apt installs it on a minimal Debian with all that it depends on, and its p
 
 test("an upgrade is refused while a migration is open, with the cure; afterwards it goes through and keeps what was set", async () => {
   await debian.exec(["sh", "-c", `echo '# mine' >>${settings}`]);
-  const database = journal();
-  onTestFinished(() => database.close());
-  database.create({ id: "m0000001", role: "source", service: "redis", peer: "beta", request: {} });
+  await journalled((database) => database.create({ id: "m0000001", role: "source", service: "redis", peer: "beta", request: {} }));
   const before = await state();
   const refused = await install(1);
   expect(refused).toMatchObject({ exitCode: 100 });
-  expect(refused.stderr).toContain("m0000001 (redis to beta)");
-  expect(refused.stderr).toContain("`ums cancel ID`");
+  expect(refused.said).toContain("m0000001 (redis to beta)");
+  expect(refused.said).toContain("`ums cancel ID`");
   expect(await state()).toBe(before);
-  database.end("m0000001", { phase: "Succeeded" });
+  await journalled((database) => database.end("m0000001", { phase: "Succeeded" }));
   expect(await install(1)).toMatchObject({ exitCode: 0 });
   expect(await state()).toBe("999 install ok installed");
   expect((await debian.exec(["tail", "-n1", settings])).stdout).toBe("# mine");
@@ -90,7 +95,7 @@ test("a removal is refused while a container has UMS's runtime; afterwards Podma
   await debian.exec(["podman", "--runtime", "ums", "create", "--name", "came", ...bare]);
   const refused = await apt("remove", "ums");
   expect(refused).toMatchObject({ exitCode: 100 });
-  expect(refused.stderr).toMatch(/runtime: came\. .*`podman rm`/);
+  expect(refused.said).toMatch(/runtime: came\. .*`podman rm`/);
   expect(await state()).toBe("999 install ok installed");
   await debian.exec(["podman", "rm", "came"]);
   expect(await apt("remove", "ums")).toMatchObject({ exitCode: 0 });
@@ -113,7 +118,7 @@ test("what was installed by hand from a checkout, and would hide it, is named", 
   const refused = await install(0);
   expect(refused).toMatchObject({
     exitCode: 100,
-    stderr: expect.stringContaining("/etc/systemd/system/ums.service is from an installation by hand"),
+    said: expect.stringContaining("/etc/systemd/system/ums.service is from an installation by hand"),
   });
   await debian.exec(["rm", "/etc/systemd/system/ums.service"]);
   expect(await install(0)).toMatchObject({ exitCode: 0 });

@@ -1,9 +1,11 @@
 /** What a program of this machine says of itself or of the machine. */
 import { execa } from "execa";
 
-const commandMs = 10_000;
+/** Only a hang takes this long, on a slow and busy machine too. */
+const commandMs = 60_000;
 
-export type Said = Readonly<{ ran: boolean; succeeded: boolean; output: string }>;
+/** @param answered whether it came to an end by itself */
+export type Said = Readonly<{ ran: boolean; answered: boolean; succeeded: boolean; output: string }>;
 
 export async function ask(file: string, args: readonly string[], options: { input?: string; signal?: AbortSignal } = {}): Promise<Said> {
   const { input, signal } = options;
@@ -11,6 +13,7 @@ export async function ask(file: string, args: readonly string[], options: { inpu
     stdout,
     stderr,
     failed: unsuccessful,
+    isTerminated,
     code,
   } = await execa(file, args, {
     ...(input === undefined ? { stdin: "ignore" as const } : { input }),
@@ -19,5 +22,6 @@ export async function ask(file: string, args: readonly string[], options: { inpu
     reject: false,
     env: { LC_ALL: "C" },
   });
-  return { ran: code !== "ENOENT" && code !== "EACCES", succeeded: !unsuccessful, output: stdout.trim() || stderr.trim() };
+  const ran = code !== "ENOENT" && code !== "EACCES";
+  return { ran, answered: ran && !isTerminated, succeeded: !unsuccessful, output: stdout.trim() || stderr.trim() };
 }

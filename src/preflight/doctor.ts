@@ -49,8 +49,8 @@ const features = { mem_dirty_track: "soft-dirty", pagemap_scan: "PAGEMAP_SCAN" }
 async function trackingLine(criu: string, signal: AbortSignal): Promise<Check> {
   const words = await Promise.all(
     Object.entries(features).map(async ([feature, name]) => {
-      const { succeeded } = await ask(criu, ["check", "--feature", feature], { signal });
-      return `${name}: ${succeeded ? "yes" : "no"}`;
+      const { answered, succeeded } = await ask(criu, ["check", "--feature", feature], { signal });
+      return `${name}: ${succeeded ? "yes" : answered ? "no" : "not known"}`;
     }),
   );
   return passed("Tracking of changed memory", words.join(", "));

@@ -35,7 +35,7 @@ export type Restarts = Readonly<{
 /** What can be moved of all that Podman knows. */
 type Movable = Pick<ContainerEngine, "dumpableRuntimes" | "movableLogs">;
 
-const infoMs = 20_000;
+const infoMs = 60_000;
 
 /** The lines of `ums doctor` about new containers. A failure is one, too. */
 export async function defaultChecks({ api, movable, signal }: { api: PodmanApi; movable: Movable; signal: AbortSignal }): Promise<Check[]> {
