@@ -187,7 +187,8 @@ export function createOutgoing(
     async thaw() {
       const { container } = known();
       await dumpEnded(workDirectory);
-      if ((await engine.find(container.id))?.state === "paused") await engine.unpause(container.id);
+      const state = (await engine.find(container.id))?.state;
+      if (state === "paused" || state === "running") await engine.unpause(container.id);
       await parts.marks.clear(container.id);
       await startAgain(engine, container.id);
     },

@@ -12,6 +12,7 @@ import { createPodmanApi, PodmanError } from "./api.ts";
 import { type PodmanPlaces, podmanChecks, twinChecks } from "./checks.ts";
 import { defaultChecks } from "./defaults.ts";
 import { describe, type ImageConfig, type Inspect, migrationMark, type OciConfig, specGenerator, stateOf } from "./describe.ts";
+import { frozenGroups } from "./frozen-groups.ts";
 import { dumpableRuntimes, shimRuntime } from "./runtimes.ts";
 import { shmOf } from "./shm.ts";
 
@@ -147,13 +148,22 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
       } catch (cause) {
         if ((await engine.find(id))?.state !== "paused") throw cause;
       }
+      const container = await engine.find(id);
+      const groups = container && (await frozenGroups(container));
+      // CRIU thaws one group while it works, and must find nothing frozen below it.
+      if (groups?.inner) {
+        await setFrozen(groups.whole, true);
+        await setFrozen(groups.inner, false);
+      }
     },
 
     async unpause(id) {
       const container = await engine.find(id);
+      const groups = container && (await frozenGroups(container));
       // runc resumes nothing that isn't frozen, and a CRIU that was killed in the middle of a dump has left it thawed.
-      const freezer = container?.state === "paused" ? await freezerOf(container) : undefined;
-      if (freezer) await setFrozen(freezer, true);
+      if (groups && container.state === "paused") await setFrozen(groups.inner ?? groups.whole, true);
+      // Somebody may have resumed it by hand meanwhile: its runtime knows nothing of the group above its own.
+      if (groups?.inner) await setFrozen(groups.whole, false);
       try {
         await api.call({ method: "POST", path: `/containers/${id}/unpause` });
       } catch (cause) {
