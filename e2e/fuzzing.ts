@@ -95,7 +95,7 @@ async function needOf(site: TestSite, name: string): Promise<ContainerNeed> {
   const { stdout } = await site.host.exec([process.execPath, new URL("preflight-calls.ts", import.meta.url).pathname], { input });
   await site.host.podman(["rm", "--force", "--time", "0", "--volumes", name]);
   await site.host.podman(["volume", "rm", "--force", name]);
-  const [{ need }] = JSON.parse(stdout) as [{ need: ContainerNeed }];
+  const [need] = JSON.parse(stdout) as [ContainerNeed];
   return need;
 }
 

@@ -17,7 +17,7 @@ beforeAll(async () => {
   await a.host.podman(["run", "--detach", "--name", "shop", "--volume", "data:/data", imageReference("redis"), "sleep", "infinity"]);
   const calls = JSON.stringify([{ call: "need", name: "shop" }]);
   const { stdout } = await a.host.exec([process.execPath, new URL("preflight-calls.ts", import.meta.url).pathname], { input: calls });
-  [{ need }] = JSON.parse(stdout) as [{ need: ContainerNeed }];
+  [need] = JSON.parse(stdout) as [ContainerNeed];
 });
 afterAll(() => sites[Symbol.asyncDispose]());
 afterEach(async () => {
