@@ -99,7 +99,6 @@ export function createPodman(places: PodmanPlaces): ContainerEngine & { close():
   const engine: ContainerEngine = {
     restoringRuntime: shimRuntime,
     dumpableRuntimes,
-    // json-file is another name of k8s-file in Podman.
     // json-file is another name of k8s-file. A container with passthrough writes to what whoever started it has opened.
     movableLogs: ["k8s-file", "json-file", "journald", "none"],
     logDriverFor: async (driver) => (driver === "journald" && !existsSync(journalSocket) ? "k8s-file" : driver),
