@@ -498,7 +498,7 @@ describe("a snapshot of a pod", () => {
     async function stopDump(): Promise<() => void> {
       for (const until = Date.now() + 60_000; Date.now() < until; await sleep(1)) {
         if (!readFiles(images()).some((file) => /^pages-/.test(file) && statSync(join(images(), file)).size > 0)) continue;
-        const [dumping] = processesNamed([node], /criu\S* swrk/);
+        const [dumping] = processesNamed([node], /criu\.bin dump/);
         if (!dumping) continue;
         process.kill(dumping.pid, "SIGSTOP");
         expect(isMarked()).toBe(true);
