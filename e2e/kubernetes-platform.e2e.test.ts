@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { type CarrierParts, createCarrier, type Turn } from "../src/apps/operator/carrier.ts";
 import { createPeerServer, listenForPeers } from "../src/server/peer-server.ts";
 import { describeJournal } from "../src/engine/journal.contract.ts";
 import type { Change, Cluster } from "../src/platforms/kubernetes/client.ts";
@@ -194,6 +195,17 @@ describe("the record of a migration", () => {
     expect(Number(shown?.metadata.resourceVersion) - Number(before)).toBeLessThan(10);
     record.report({ phase: "Failed" });
     await vi.waitFor(async () => expect((await admin.get(migrations, name))?.status?.phase).toBe("Failed"));
+  });
+
+  test("that has ended is not taken up again by an operator that has not heard of its end", async () => {
+    const name = await createMigration();
+    const known = await admin.get(migrations, name);
+    const record = await open(name);
+    record.report({ phase: "Succeeded", endedAt: new Date().toISOString() });
+    await record.flush();
+    const parts = { cluster: admin, owner: "another", signal: new AbortController().signal, log: pino({ level: "silent" }) };
+    await createCarrier(parts as CarrierParts).run(known as MigrationObject, {} as Turn);
+    expect((await admin.get(migrations, name))?.status?.phase).toBe("Succeeded");
   });
 
   test("waits for an API server that is stopped, until it is told not to", async () => {

@@ -83,6 +83,8 @@ export function createCarrier(parts: CarrierParts): Carrier {
       await cluster.patch(migrations, name, { metadata: { finalizers } }, { namespace, signal });
     }
     const record = await openRecord({ cluster, namespace, name, owner, signal });
+    // The watch may not have told of its end yet.
+    if (record.opened.status?.endedAt !== undefined) return;
     const id = migrationIdOf(object);
     const startedAt = object.status?.startedAt ?? new Date().toISOString();
     record.report({ id, startedAt, phase: "Pending" });
