@@ -17,7 +17,6 @@ const onNode = [
   "find /sys/fs/cgroup/freezer -name freezer.state -path '*kubepods*' 2>/dev/null | xargs grep -lv THAWED 2>/dev/null | sed 's/^/frozen /'",
   "find /sys/fs/cgroup -name cgroup.freeze -path '*kubepods*' 2>/dev/null | xargs grep -l 1 2>/dev/null | sed 's/^/frozen /'",
   "for each in /var/log/pods/*/ /var/log/pods/*/*/; do mkdir $each.probe 2>/dev/null && rmdir $each.probe || echo marked $each; done",
-  "for each in /var/lib/kubelet/pods/*/etc-hosts; do touch -c $each 2>/dev/null || echo marked $each; done",
   // A container's network that is held.
   "for each in /var/run/netns/*; do nsenter --net=$each nft list tables 2>/dev/null | grep -q ums_hold && echo held $each; done",
   "pgrep --list-full 'criu' | sed 's/^[0-9]* /process /'",

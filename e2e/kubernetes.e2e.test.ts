@@ -796,35 +796,6 @@ describe("a Migration object", () => {
     await forget("doomed");
   });
 
-  test("whose frozen source was killed and has ended at once, as with cgroup version 2, is made again of its dump with its files when its copy ends", async () => {
-    await start("fallen");
-    await run(a, "fallen", "main", "redis-cli set here stays; echo kept > /tmp/note");
-    await createMigration(a, { name: "fallen", pod: "fallen", to: b, breakpoint: "restore after" });
-    await atBreakpoint(a, "fallen", { step: "restore", moment: "after" });
-    // A killed task of version 1 ends at the thaw; the pod's group is frozen again then, as it would have stayed with version 2.
-    const group = (
-      await a.cluster.nodes[0].exec(["find", "/sys/fs/cgroup/freezer", "-name", `pod${(await podIn(a, "fallen")).metadata?.uid}`])
-    ).stdout;
-    const state = (word: string, where: string) => `for each in ${where}; do echo ${word} >$each/freezer.state; done`;
-    const end = `pkill -KILL -x redis-server; ${state("THAWED", `${group}/*/ ${group}`)}; while pgrep -x redis-server; do sleep 0.1; done; ${state("FROZEN", group)}`;
-    await a.cluster.nodes[0].exec(["sh", "-c", end]);
-    // The kubelet starts it again and again.
-    const failures = () => a.cluster.api.list(events, { fields: "involvedObject.name=fallen,reason=Failed" });
-    await expect.poll(failures, { timeout: 30_000 }).not.toEqual([]);
-    await sleep(15_000);
-    for (const { exec } of b.cluster.nodes) await exec(["pkill", "-KILL", "-x", "redis-server"], { reject: false });
-    await setBreakpoint(a, "fallen", undefined);
-    await kubectl(a, "wait", "--for=condition=Progressing=False", "migration/fallen", "--timeout=90s");
-    const { phase, message } = (await migrationIn(a, "fallen")).status ?? {};
-    expect({ phase, message }).toEqual({ phase: "RolledBack", message: expect.stringMatching(/mig-[0-9a-f]{12}/) as string });
-    const again = /mig-[0-9a-f]{12}/.exec(message ?? "")?.[0] ?? "";
-    await kubectl(a, "wait", "--for=condition=Succeeded", `migration/${again}`, "--timeout=90s");
-    await ready(a, "fallen");
-    expect(await run(a, "fallen", "main", "redis-cli get here; cat /tmp/note")).toBe("stays\nkept");
-    await kubectl(a, "delete", "migration", again, "--timeout=30s");
-    await forget("fallen");
-  });
-
   test("of a pod with a preStop hook calls it on neither copy", async () => {
     const preStop = { httpGet: { path: "/pre-stop", port: 6379 } };
     await start(

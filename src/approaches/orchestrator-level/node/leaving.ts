@@ -27,7 +27,7 @@ import { sendFrozen } from "../../send.ts";
 import { filesDirectory, isAlone, sendLogs, treesOf } from "./contents.ts";
 import { dumpName, makeRoomForDump } from "./dump.ts";
 import type { Places } from "./places.ts";
-import { allowStarts, holdStarts, keepEnded } from "./start-mark.ts";
+import { allowStarts, holdStarts } from "./start-mark.ts";
 
 export type LeavingParts = Readonly<{
   criu: Criu;
@@ -142,11 +142,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
     await sendFrozen(
       {
         containers,
-        // From here on a probe of the kubelet can start nothing in the pod. With cgroup version 1 it ends nothing either.
-        dumped: async () => {
-          await setFrozen(groupOf(pod), true);
-          await keepEnded(pod).catch((cause: unknown) => parts.log.warn({ pod: pod.uid, cause }, "the pod's hosts file takes no mark"));
-        },
+        // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
+        dumped: () => setFrozen(groupOf(pod), true),
         trees: [...early, ...late],
         sendLogs: () => sendLogs(session.files, pod, data),
       },
@@ -306,8 +303,8 @@ export function createLeaving(parts: LeavingParts): Leaving {
 }
 
 /**
- * Resolves when the kubelet itself has killed every container: with cgroup version 1 frozen tasks outlive that until the thaw,
- * with version 2 they are gone. A kubelet that has not heard of the deletion yet would start them again instead.
+ * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A
+ * kubelet that has not heard of the deletion yet, as after an outage of the API server, would start them again instead.
  */
 async function expectDoomed(pod: PodOnNode): Promise<void> {
   for (const until = Date.now() + doomMs; ; await sleep(50)) {

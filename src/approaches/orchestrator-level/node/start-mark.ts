@@ -28,24 +28,11 @@ export async function holdStarts(pod: PodOnNode): Promise<void> {
   }
 }
 
-/**
- * From here on the kubelet makes no container in the place of one that ends, whose files it would remove for the new one (kubelet,
- * pod_container_deletor.go): before each it writes the pod's hosts file (kubelet_pods.go, ensureHostsFile), and can't.
- * With cgroup version 2 a killed container ends while it is frozen, and its files are what is left beside its dump.
- * @throws Error where its file system knows no immutable files, or the pod has a hosts file of its own
- */
-export async function keepEnded(pod: PodOnNode): Promise<void> {
-  const { failed, stderr } = await execa("chattr", ["+i", "--", hostsFile(pod)], { reject: false, timeout: commandMs });
-  if (failed) throw new Error(stderr.split("\n")[0]);
-}
-
-/** Takes the marks away, if they are there. */
+/** Takes the mark away, if it is there. */
 export async function allowStarts(pod: PodOnNode): Promise<void> {
-  const marked = [...(await logDirectories(pod)), hostsFile(pod)];
-  await execa("chattr", ["-f", "-i", "--", ...marked], { reject: false, timeout: commandMs });
+  const directories = await logDirectories(pod);
+  if (directories.length > 0) await execa("chattr", ["-f", "-i", "--", ...directories], { reject: false, timeout: commandMs });
 }
-
-const hostsFile = ({ uid }: PodOnNode) => path.join("/var/lib/kubelet/pods", uid, "etc-hosts");
 
 /** The pod's own, and those of all its containers: after a power loss init containers would run again, too. */
 async function logDirectories({ containers: [first] }: PodOnNode): Promise<string[]> {
