@@ -2,7 +2,8 @@ import { defineConfig } from "vitest/config";
 
 const ofClusters = ["e2e/{clusters,cluster-host,kubernetes*}.e2e.test.ts"];
 const bareClusters = ["e2e/clusters.e2e.test.ts"];
-const machines = ["e2e/*machine*.e2e.test.ts"];
+const machines = ["e2e/stock-machine.e2e.test.ts"];
+const machineSites = ["e2e/machines.e2e.test.ts"];
 const clusterKills = ["e2e/kubernetes-kills.e2e.test.ts"];
 // What a test waits for comes when the machine has time for it: by itself, vitest waits for a second, and asks twenty times.
 const patient = { expect: { poll: { timeout: 20_000, interval: 200 } } };
@@ -27,7 +28,7 @@ export default defineConfig({
         test: {
           name: "hosts",
           include: ["e2e/**/*.e2e.test.ts"],
-          exclude: [...ofClusters, ...machines],
+          exclude: [...ofClusters, ...machines, ...machineSites],
           sequence: { groupOrder: 1 },
           ...oneByOne,
         },
@@ -54,6 +55,8 @@ export default defineConfig({
           hookTimeout: 10 * 60_000,
         },
       },
+      // Not of `npm test` yet (docs/progress.md): `npx vitest run --project machine-sites`.
+      { test: { name: "machine-sites", include: machineSites, ...oneByOne, testTimeout: 15 * 60_000, hookTimeout: 10 * 60_000 } },
       { test: { name: "cluster-kills", include: clusterKills, sequence: { groupOrder: 2 }, ...oneByOne } },
     ],
   },
