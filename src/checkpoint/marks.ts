@@ -8,10 +8,10 @@ export type Marks = Readonly<{
   all(): Promise<string[]>;
 }>;
 
-/** @param directory on disk, so that the marks outlive a reboot */
 /** Where a host's coordinator has them, and its hook looks for them. */
 export const marksIn = (stateDirectory: string) => path.join(stateDirectory, "held");
 
+/** @param directory on disk, so that the marks outlive a reboot */
 export function createMarks(directory: string): Marks {
   const sync = async () => {
     await using handle = await open(directory, "r");
