@@ -2,7 +2,7 @@ import { cpSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { Migration } from "../src/apps/coordinator/schema.ts";
-import { writeCriuSettings } from "../src/checkpoint/runc.ts";
+import { writeCriuSettings } from "../src/checkpoint/criu.ts";
 import { type LoadClient, startClient } from "./client.ts";
 import {
   atBreakpoint,

@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises";
 import path from "node:path";
 import { prepareBundle } from "../checkpoint/bundle.ts";
-import { criuError } from "../checkpoint/runc.ts";
+import { criuError } from "../checkpoint/criu.ts";
 import { endPlacing, letGo, placeRestore, restoreLog, restoreOutcome, unlessCriuIsLost, waitForShim } from "../checkpoint/shim.ts";
 import { UmsError } from "../errors.ts";
 import type { Launch } from "../protocol/launch.ts";

@@ -8,7 +8,7 @@ import { execa, ExecaError } from "execa";
 import { UmsError } from "../errors.ts";
 import { isBind, type OciBundle, readBundle } from "./bundle.ts";
 import { type Freezer, freezerOf } from "./freezer.ts";
-import { criuError, settingsIn, writeCriuSettings } from "./runc.ts";
+import { criuError, settingsIn, writeCriuSettings } from "./criu.ts";
 import { type RuntimeState, readRuntimeState } from "./runtime-state.ts";
 
 /** The command that starts CRIU, 4.2.1 or newer; its last word is its path. */

@@ -7,7 +7,7 @@ import { execa } from "execa";
 import { UmsError } from "../errors.ts";
 import { annotate, type OciBundle, readBundle } from "./bundle.ts";
 import { cgroupVersion, placeOf, version1Hierarchies } from "./cgroups.ts";
-import { breakOffRestore, hasLostCriu, killRestored, removeCgroups, writeCriuSettings } from "./runc.ts";
+import { breakOffRestore, hasLostCriu, killRestored, removeCgroups, writeCriuSettings } from "./criu.ts";
 
 /** Fixed, because the engine wipes the shim's environment and arguments are the engine's. */
 const restoreRoot = "/run/ums/restore";

@@ -5,7 +5,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { release } from "node:os";
 import { execa } from "execa";
-import { criuSettings } from "../checkpoint/runc.ts";
+import { criuSettings } from "../checkpoint/criu.ts";
 import { bootId } from "../machine/boot-id.ts";
 
 /** `undefined` where it works, else CRIU's own words. */

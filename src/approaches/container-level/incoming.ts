@@ -8,7 +8,7 @@ import path from "node:path";
 import type { Duplex } from "node:stream";
 import { forgetCachedFiles } from "../../checkpoint/bundle.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
-import { removeImages } from "../../checkpoint/runc.ts";
+import { removeImages } from "../../checkpoint/criu.ts";
 import { breakOff, forgetRestore, letGo, prepareRestore } from "../../checkpoint/shim.ts";
 import { setNetworkSysctls } from "../../checkpoint/sysctls.ts";
 import type { ContainerEngine, Image } from "../../container-engines/engine.ts";

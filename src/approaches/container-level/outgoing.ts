@@ -5,7 +5,7 @@ import path from "node:path";
 import { freezerOf, isGroupFrozen, isKilled, memoryOf, processesOf } from "../../checkpoint/freezer.ts";
 import type { Marks } from "../../checkpoint/marks.ts";
 import { type Criu, dump } from "../../checkpoint/dump.ts";
-import { dumpEnded, removeImages } from "../../checkpoint/runc.ts";
+import { dumpEnded, removeImages } from "../../checkpoint/criu.ts";
 import { freezeUnvisited } from "../../checkpoint/visitors.ts";
 import type { Container, ContainerEngine } from "../../container-engines/engine.ts";
 import type { Destination, MigrationPlan, Source } from "../../engine/ports.ts";

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { forgetCachedFiles } from "../../../checkpoint/bundle.ts";
 import { killGroup, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
-import { removeImages } from "../../../checkpoint/runc.ts";
+import { removeImages } from "../../../checkpoint/criu.ts";
 import {
   breakOff,
   forgetCommitted,

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { readLaunch } from "../../../checkpoint/bundle.ts";
 import { type Criu, dump } from "../../../checkpoint/dump.ts";
 import { freezerOf, isGroupFrozen, isKilled, killGroup, memoryIn, parentOf, processesIn, setFrozen } from "../../../checkpoint/freezer.ts";
-import { dumpEnded, removeImages } from "../../../checkpoint/runc.ts";
+import { dumpEnded, removeImages } from "../../../checkpoint/criu.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { codeFrom, UmsError } from "../../../errors.ts";
 import { diskUsage, uidsOf } from "../../../machine/measure.ts";

@@ -1,7 +1,7 @@
 /** What a checkpoint does to the pod itself: stands it still, dumps it, lets it go on. */
 import { type Criu, dump } from "../../../checkpoint/dump.ts";
 import { freezerOf, isGroupFrozen, memoryIn, parentOf, setFrozen } from "../../../checkpoint/freezer.ts";
-import { dumpEnded } from "../../../checkpoint/runc.ts";
+import { dumpEnded } from "../../../checkpoint/criu.ts";
 import { freezeUnvisited } from "../../../checkpoint/visitors.ts";
 import { UmsError } from "../../../errors.ts";
 import type { PodOnNode } from "../../../protocol/pod.ts";

@@ -4,7 +4,7 @@ import path from "node:path";
 import { execa } from "execa";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { cgroupRoot } from "./cgroups.ts";
-import { hasLostCriu, removeCgroups } from "./runc.ts";
+import { hasLostCriu, removeCgroups } from "./criu.ts";
 
 /** A process that the system knows as runc, which collects no child. @param child what it has started, in the shell's words */
 function startRunc(child: string): { settings: string } {
