@@ -1,5 +1,3 @@
-import { calledPrograms } from "./preflight/programs.ts";
-
 /**
  * Every error that a person can meet: its code, what causes it, and what cures it.
  * Code branches on the code, never on the text. `http` is the status that the API answers with.
@@ -202,7 +200,7 @@ export const errorTable = {
   TOOL_MISSING: {
     http: 409,
     cause: "A program that UMS calls is missing.",
-    cure: `\`apt install\` it. Debian's packages are ${[...new Set(calledPrograms.map((each) => each.package))].join(", ")}.`,
+    cure: "Install what is missing, by `apt install` of the packages that are named.",
   },
   KERNEL_FEATURE: {
     http: 409,

@@ -103,19 +103,19 @@ async function cgroups(): Promise<Check> {
 }
 let cgroupCounter = 0;
 
-const needed = calledPrograms.map(({ name }) => name);
-
 async function tools(): Promise<Check> {
   const [{ output }, tar, find] = await Promise.all([
-    ask("sh", ["-c", 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done', "sh", ...needed]),
+    ask("sh", ["-c", 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done', "sh", ...calledPrograms.map(({ name }) => name)]),
     ask("tar", ["--help"]),
     ask("find", ["/usr", "-maxdepth", "0", "-printf", "%i"]),
   ]);
-  const missing = output.split("\n").filter(Boolean);
+  const missing = calledPrograms
+    .filter(({ name }) => output.split("\n").includes(name))
+    .map((program) => `${program.name} (of Debian's package ${program.package})`);
   // BusyBox's have none of these.
-  if (!tar.output.includes("--xattrs") || !tar.output.includes("--sparse")) missing.push("tar with --xattrs");
-  if (!find.succeeded) missing.push("find with -printf");
-  const found = missing.length === 0 ? `all ${needed.length} are there` : `missing: ${missing.join(", ")}`;
+  if (!tar.output.includes("--xattrs") || !tar.output.includes("--sparse")) missing.push("tar with --xattrs (of Debian's package tar)");
+  if (!find.succeeded) missing.push("find with -printf (of Debian's package findutils)");
+  const found = missing.length === 0 ? `all ${calledPrograms.length} are there` : `missing: ${missing.join(", ")}`;
   return checked("Programs", missing.length === 0, "TOOL_MISSING", found);
 }
 
