@@ -11,36 +11,37 @@ export async function doctorChecks(host: { settings: SiteSettings; engine: Conta
   const lines = await Promise.all([
     siteChecks(host),
     engine.defaultChecks(signal),
-    runcVersion(settings.runcPath).then(({ version }) => execLine(version)),
-    criuVersion(settings.criuPath).then(({ version }) => pipeLine(version)),
+    runcVersion(settings.runcPath).then(({ version }) => costLine(execCost, version)),
+    criuVersion(settings.criuPath).then(({ version }) => costLine(pipeCost, version)),
     trackingLine(settings.criuPath, signal),
   ]);
   signal.throwIfAborted();
   return lines.flat();
 }
 
-/** A version that can't be told has a line of its own, which refuses. */
-export function execLine(runc: string | undefined): Check[] {
-  if (runc === undefined) return [];
-  // opencontainers/runc pull request 4714.
-  const notes = isAtLeast(runc, "1.2")
-    ? []
-    : [
-        "In a service that has moved here, `podman exec` shows other clocks than the service's (CLOCK_MONOTONIC, uptime), and a process that it leaves running keeps the service from moving on until it ends: runc 1.2 mends it.",
-      ];
-  return [passed("exec in a service that has moved", `runc ${runc}`, notes)];
-}
+/** What an older version of a program costs a service that has moved: the version that mends it, and the cost in one sentence. */
+type Cost = Readonly<{ line: string; program: string; mendedIn: string; cost: string }>;
 
-/** As of {@link execLine}. */
-export function pipeLine(criu: string | undefined): Check[] {
-  if (criu === undefined) return [];
-  // checkpoint-restore/criu pull request 2985.
-  const notes = isAtLeast(criu, "4.3")
-    ? []
-    : [
-        "Pipes of a service that has moved here are root's: a process of another user can't open one again by its path (`/proc/self/fd/3`, `/dev/fd/3`). CRIU 4.3 mends it.",
-      ];
-  return [passed("Owners of pipes", `CRIU ${criu}`, notes)];
+// opencontainers/runc pull request 4714.
+export const execCost: Cost = {
+  line: "exec in a service that has moved",
+  program: "runc",
+  mendedIn: "1.2",
+  cost: "In a service that has moved here, `podman exec` shows other clocks than the service's (CLOCK_MONOTONIC, uptime), and a process that it leaves running keeps the service from moving on until it ends",
+};
+// checkpoint-restore/criu pull request 2985.
+export const pipeCost: Cost = {
+  line: "Owners of pipes",
+  program: "CRIU",
+  mendedIn: "4.3",
+  cost: "Pipes of a service that has moved here are root's: a process of another user can't open one again by its path (`/proc/self/fd/3`, `/dev/fd/3`)",
+};
+
+/** @param version none where it can't be told: that has a line of its own, which refuses */
+export function costLine({ line, program, mendedIn, cost }: Cost, version: string | undefined): Check[] {
+  if (version === undefined) return [];
+  const notes = isAtLeast(version, mendedIn) ? [] : [`${cost}. ${program} ${mendedIn} mends it.`];
+  return [passed(line, `${program} ${version}`, notes)];
 }
 
 const features = { mem_dirty_track: "soft-dirty", pagemap_scan: "PAGEMAP_SCAN" };
