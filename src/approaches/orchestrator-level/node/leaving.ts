@@ -142,7 +142,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
     await sendFrozen(
       {
         containers,
-        // From here on a probe of the kubelet can neither start anything in the pod nor end it (lab: kubelet 1.34, cgroup v1).
+        // From here on the kubelet can start nothing in the pod. What it kills is lost: at the thaw, or at once (cgroup version 2).
         dumped: () => setFrozen(groupOf(pod), true),
         trees: [...early, ...late],
         sendLogs: () => sendLogs(session.files, pod, data),
@@ -303,7 +303,7 @@ export function createLeaving(parts: LeavingParts): Leaving {
 }
 
 /**
- * Resolves when the kubelet itself has killed every container, which frozen tasks outlive until the thaw (cgroup v1). A
+ * Resolves when the kubelet itself has killed every container, which frozen tasks of cgroup version 1 outlive until the thaw. A
  * kubelet that has not heard of the deletion yet, as after an outage of the API server, would start them again instead.
  */
 async function expectDoomed(pod: PodOnNode): Promise<void> {
